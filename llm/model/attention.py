@@ -1,0 +1,62 @@
+"""Causal self-attention, with shared key and value heads where the configuration says so."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llm.model.cache import KVCache
+from llm.model.config import GPTConfig
+from llm.model.position import rotate
+
+
+class Attention(nn.Module):
+    """Each token looks at itself and at those before it (Vaswani et al. 2017; GQA: Ainslie et al. 2023).
+
+    The four maps are matrices of their own: Muon orthogonalises each by itself, an export copies each by its name,
+    and on a CPU one product of the fused width is not faster (docs/log.md).
+    """
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head_dim = config.head_dim
+        self.dropout = config.dropout
+        width, kv_width = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+        self.grouped = config.n_kv_heads != config.n_heads
+        self.query = nn.Linear(config.d_model, width, bias=config.bias)
+        self.key = nn.Linear(config.d_model, kv_width, bias=config.bias)
+        self.value = nn.Linear(config.d_model, kv_width, bias=config.bias)
+        self.output = nn.Linear(width, config.d_model, bias=config.bias)
+        self.query_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
+        self.key_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
+
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, cache: KVCache | None = None) -> Tensor:
+        """Map x [B, T, d_model] to the same shape; `angles` are RoPE's, for the positions of x."""
+        heads = (*x.shape[:2], -1, self.head_dim)
+        query, key, value = self.query(x).view(heads), self.key(x).view(heads), self.value(x).view(heads)  # B T H D
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        if angles is not None:
+            query, key = rotate(query, angles), rotate(key, angles)
+        if cache is not None:
+            key, value = cache.append(self.layer, key, value)
+        mixed = F.scaled_dot_product_attention(
+            query.transpose(1, 2),  # B H T D
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            attn_mask=_causal_mask(query.shape[1], key.shape[1], x.device),
+            is_causal=query.shape[1] == key.shape[1],
+            dropout_p=self.dropout if self.training else 0.0,
+            enable_gqa=self.grouped,
+        )
+        return self.output(mixed.transpose(1, 2).flatten(2))
+
+
+def _causal_mask(n_queries: int, n_keys: int, device: torch.device) -> Tensor | None:
+    """Which keys each query may see, bool [n_queries, n_keys], where the queries are the last tokens of the keys.
+
+    None where no mask is needed: SDPA's own causal path serves a whole sequence, and a single last token sees all.
+    """
+    if n_queries in (1, n_keys):
+        return None
+    return torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(n_keys - n_queries)

@@ -1,0 +1,91 @@
+"""GPT: the one model class; its configuration makes it a GPT-2, a Llama or a Qwen3."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llm.model.attention import Attention
+from llm.model.cache import KVCache
+from llm.model.config import GPTConfig
+from llm.model.feedforward import FeedForward, GatedFeedForward
+from llm.model.init import init_weights
+from llm.model.position import rotary_angles
+
+
+class Block(nn.Module):
+    """One layer: attention between the tokens, then a feed-forward within each, both added to the stream."""
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = _norm(config)
+        self.attention = Attention(config, layer)
+        self.feedforward_norm = _norm(config)
+        self.feedforward = (GatedFeedForward if config.feedforward == "swiglu" else FeedForward)(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, cache: KVCache | None = None) -> Tensor:
+        """Map x [B, T, d_model] to the same shape; `angles` are RoPE's, for the positions of x."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), angles, cache))
+        return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer that gives the logits of each next token.
+
+    On the meta device it is described without memory; `to_empty(device=...)` and `init_weights(seed)` then make the
+    same weights as building it there with that seed. A tied head is no parameter of its own, so nothing can untie it.
+
+    Args:
+        config: its shape.
+        seed: of the starting weights, which depend on nothing else.
+    """
+
+    def __init__(self, config: GPTConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        device = torch.get_default_device()
+        # PyTorch's own starting weights would be drawn only to be overwritten.
+        with torch.device("meta"):
+            self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+            learned = config.position == "learned"
+            self.position_embedding = nn.Embedding(config.context_length, config.d_model) if learned else None
+            self.dropout = nn.Dropout(config.dropout)
+            self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+            self.norm = _norm(config)
+            self.head = None if config.tie_embeddings else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        if device.type != "meta":
+            self.to_empty(device=device)
+            self.init_weights(seed)
+
+    def init_weights(self, seed: int = 0) -> None:
+        """Draw the starting weights anew; the formulas stand in llm/model/init.py."""
+        init_weights(self, self.config, seed)
+
+    def forward(self, tokens: Tensor, *, cache: KVCache | None = None) -> Tensor:
+        """Logits [B, T, vocab_size] of the token after each of `tokens` int64 [B, T].
+
+        With a `cache`, `tokens` follow those that it holds, and it holds them too afterwards.
+        """
+        config = self.config
+        start, length = (0 if cache is None else cache.length), tokens.shape[1]
+        if start + length > config.context_length:
+            raise ValueError(f"{start + length} tokens do not fit in a context of {config.context_length}")
+        x = self.embedding(tokens)  # B T d_model
+        angles = None
+        if self.position_embedding is not None:
+            x = x + self.position_embedding.weight[start : start + length]
+        else:
+            angles = rotary_angles(start, length, config.head_dim, config.rope_theta, tokens.device)
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x, angles, cache)
+        if cache is not None:
+            cache.advance(length)
+        x = self.norm(x)
+        return F.linear(x, self.embedding.weight) if self.head is None else self.head(x)  # B T V
+
+
+def _norm(config: GPTConfig) -> nn.Module:
+    if config.norm == "rmsnorm":
+        return nn.RMSNorm(config.d_model, eps=config.norm_eps)
+    return nn.LayerNorm(config.d_model, eps=config.norm_eps, bias=config.bias)
