@@ -1,0 +1,8 @@
+"""Lightning callbacks, each of use in any Lightning project."""
+
+from callbacks.curve import TrainingCurve
+from callbacks.progress import Progress
+from callbacks.samples import TextSamples
+from callbacks.throughput import Throughput
+
+__all__ = ["Progress", "TextSamples", "Throughput", "TrainingCurve"]

@@ -2,5 +2,6 @@
 
 from llm.generation.generate import generate
 from llm.generation.sampling import sample
+from llm.generation.stream import stream_text
 
-__all__ = ["generate", "sample"]
+__all__ = ["generate", "sample", "stream_text"]

@@ -1,0 +1,7 @@
+"""The LightningModules: a GPT, what it learns from, and how it is scored."""
+
+from llm.modules.base import LanguageModule
+from llm.modules.metrics import BitsPerByte
+from llm.modules.pretraining import PretrainModule
+
+__all__ = ["BitsPerByte", "LanguageModule", "PretrainModule"]

@@ -1,0 +1,67 @@
+"""`python -m llm COMMAND ...`: picks the command, and turns what went wrong into one sentence.
+
+torch and Lightning are imported by the commands that need them, not here.
+"""
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from datamodules.errors import DataError
+from llm.configuration import nearest, shipped_configs
+from llm.errors import UserError
+
+# Command -> the module whose `main(arguments)` runs it, and what the help says of it.
+COMMANDS = {
+    "fit": ("llm.cli", "train a model: --config FILE [--key value ...]"),
+    "validate": ("llm.cli", "score a checkpoint on the validation text"),
+    "test": ("llm.cli", "score a checkpoint, once more, under the name of test"),
+    "predict": ("llm.cli", "write the loss of every row of validation text as a table"),
+    "prepare": ("llm.commands.prepare", "make the corpus, tokenizer and token store of a config, and stop"),
+    "generate": ("llm.commands.generate", "continue a prompt: --checkpoint PATH --prompt TEXT"),
+}
+
+
+def help_text() -> str:
+    """What `python -m llm --help` prints."""
+    commands = "\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())
+    return (
+        "usage: python -m llm COMMAND [--config FILE] [--key value ...]\n\n"
+        "From raw text to a language model that answers.\n\n"
+        f"commands:\n{commands}\n\n"
+        f"shipped configurations: {', '.join(shipped_configs())}\n"
+        "Each command has its own --help. Every key of a configuration can be given as a flag."
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code: 0 done, 1 failed, 2 bad usage, 130 Ctrl-C, 143 SIGTERM."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0 if arguments else 2
+    command, *rest = arguments
+    if command not in COMMANDS:
+        print(f"error: no command {command!r}{nearest(command, COMMANDS)} (see python -m llm --help)", file=sys.stderr)
+        return 2
+    run: Callable[[list[str]], int] = importlib.import_module(COMMANDS[command][0]).main
+    try:
+        return run([command, *rest])
+    except (UserError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+    except BrokenPipeError:  # the reader of our output has gone, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        where = f" {error.filename}:" if error.filename else ""
+        print(f"error:{where} {error.strerror or error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

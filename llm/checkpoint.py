@@ -1,0 +1,38 @@
+"""Opening a checkpoint: it carries its model's shape and its tokenizer, and needs no other file."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datamodules.text import Tokenizer
+from llm.errors import UserError
+from llm.model import GPT, GPTConfig
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The contents of a Labyrinth checkpoint file, tensors on the CPU; UserError where it is not one."""
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}: there is no such file")
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+    except Exception as error:  # torch raises many kinds for a file that is not a whole checkpoint
+        raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}): choose another one") from error
+    if not isinstance(checkpoint, dict) or "labyrinth" not in checkpoint:
+        raise UserError(f"{path} was not written by Labyrinth: it carries no tokenizer and no model shape")
+    return checkpoint
+
+
+def load_model(path: Path) -> tuple[GPT, Tokenizer]:
+    """The model (in eval mode, on the CPU) and the tokenizer of a checkpoint."""
+    checkpoint = read_checkpoint(path)
+    contents = checkpoint["labyrinth"]
+    with torch.device("meta"):
+        model = GPT(GPTConfig.from_dict(contents["gpt"]))
+    weights = {
+        name.removeprefix("model."): tensor
+        for name, tensor in checkpoint["state_dict"].items()
+        if name.startswith("model.")
+    }
+    model.load_state_dict(weights, assign=True)
+    return model.eval(), Tokenizer.from_str(contents["tokenizer"])

@@ -1,0 +1,252 @@
+"""The Lightning command line: `fit`, `validate`, `test` and `predict`."""
+
+import logging
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.trainer.states import TrainerStatus
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+
+import datamodules.pretraining  # noqa: F401  makes the short class name known
+from callbacks import Progress, TextSamples, Throughput, TrainingCurve
+from llm.checkpoint import read_checkpoint
+from llm.configuration import nearest, resolve_config_flags, run_name
+from llm.errors import UserError
+from llm.model.config import ConfigError
+from llm.modules import LanguageModule
+from llm.report import print_preparation, print_summary
+from llm.run import MetricsFile, newest_checkpoint, release_if_empty, reserve_run_folder
+
+# What Lightning warns of that is meant here.
+_KNOWN_WARNINGS = (
+    ".*does not have many workers.*",
+    ".*your dataloader is not resumable.*",  # the data module keeps the place (see PretrainDataModule)
+    ".*recommended to use `self.log.*sync_dist.*",  # BitsPerByte has reduced over ranks
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*isinstance.treespec, LeafSpec.*",
+    ".*`train_dataloader`'s sampler has shuffling.*",
+    ".*TensorBoard.*",
+)
+
+# Hyperparameters that are Lightning's own, or that follow from the data.
+_NOT_FROM_CHECKPOINT = ("_instantiator", "_class_path", "vocab_size", "context_length")
+
+
+class ArgumentParser(LightningArgumentParser):
+    """Errors as one sentence, with the nearest name for a mistyped option."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Print `message` on one line and exit with 2."""
+        text = " ".join(str(message).split())
+        unknown = [word for word in text.split() if word.startswith("--")] if "nrecognized" in text else []
+        for option in unknown:
+            text += nearest(option.partition("=")[0], self._option_strings())
+        print(f"error: {text}", file=sys.stderr)
+        sys.exit(2)
+
+    def _option_strings(self) -> list[str]:
+        return [option for action in self._actions for option in action.option_strings]
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Write the resolved configuration into the run's folder, whichever logger is used."""
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write `config.yaml`, unless a resumed run has it already."""
+        path = Path(trainer.default_root_dir) / "config.yaml"
+        if stage == "fit" and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, str(path), skip_none=False, overwrite=False)
+
+
+class RewindMetrics(L.Callback):
+    """Let the rows of `metrics.csv` that a resumed run will write again be written once."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Drop the rows from the step on at which training goes on."""
+        if isinstance(trainer.logger, MetricsFile):
+            trainer.logger.rewind(trainer.global_step)
+
+
+class LabyrinthCLI(LightningCLI):
+    """LightningCLI with run folders, and with the user's word above the checkpoint's."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.arguments = resolve_config_flags(arguments)
+        self.run_folder: Path | None = None
+        self.exit_code = 0
+        super().__init__(
+            model_class=LanguageModule,
+            datamodule_class=L.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            parser_class=ArgumentParser,
+            save_config_callback=SaveRunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            seed_everything_default=1,
+            auto_configure_optimizers=False,
+            # Validation after every N optimizer steps is the module's `validate_every`.
+            trainer_defaults={
+                "max_epochs": -1,
+                "use_distributed_sampler": False,
+                "num_sanity_val_steps": 0,
+                "log_every_n_steps": 10,
+                "gradient_clip_val": 1.0,
+                "enable_model_summary": False,
+            },
+            args=self.arguments,
+        )
+
+    # ---- options ----------------------------------------------------------------------------------------------
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run's name, the callbacks that have settings, and the links from data to model."""
+        parser.add_argument("--name", type=str, default=run_name(self.arguments), help="name of the run")
+        parser.add_argument("--runs", type=str, default="runs", help="folder in which runs lie")
+        for name, callback in (("samples", TextSamples), ("throughput", Throughput), ("curve", TrainingCurve)):
+            parser.add_lightning_class_args(callback, name)
+        parser.add_lightning_class_args(ModelCheckpoint, "best")
+        parser.set_defaults({"best.filename": "best", "best.monitor": "val_bpb", "best.enable_version_counter": False})
+        parser.add_lightning_class_args(ModelCheckpoint, "last")
+        parser.set_defaults(
+            {"last.filename": "last", "last.save_on_exception": True, "last.enable_version_counter": False}
+        )
+        for name in ("vocab_size", "context_length"):
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+
+    # ---- checkpoints: what the user wrote wins -----------------------------------------------------------------
+
+    def _parse_ckpt_path(self) -> None:
+        """Fill in what the user did not write from the checkpoint's hyperparameters, and say where they differ."""
+        options = self.config[self.config.subcommand]
+        path = options.get("ckpt_path")
+        if path in ("last", "best"):
+            path = options.ckpt_path = str(newest_checkpoint(options.runs, options.name, path))
+        if not path:
+            return
+        hyperparameters = read_checkpoint(Path(path)).get("hyper_parameters", {})
+        saved = {key: plain(value) for key, value in hyperparameters.items() if key not in _NOT_FROM_CHECKPOINT}
+        written = self.parser.parse_args(self.arguments, defaults=False)[self.config.subcommand]
+        mine = written.get("model", Namespace()).get("init_args", Namespace())
+        for key, value in saved.items():
+            if key not in mine:
+                options.model.init_args[key] = value
+            elif plain(mine[key]) != value:
+                print(f"model.{key}: {plain(mine[key])!r} as written, not {value!r} as in the checkpoint")
+
+    # ---- the run's folder --------------------------------------------------------------------------------------
+
+    def before_instantiate_classes(self) -> None:
+        """Reserve the folder of the run and let everything be written there."""
+        options = self.config[self.config.subcommand]
+        resumed = self.subcommand == "fit" and options.get("ckpt_path")
+        if resumed:
+            folder = Path(options.ckpt_path).resolve().parent.parent
+        elif self.subcommand == "fit":
+            folder = reserve_run_folder(options.runs, options.name)
+        else:
+            folder = Path(options.runs)
+        self.run_folder = folder
+        options.trainer.default_root_dir = str(folder)
+        for checkpoint in (options.best, options.last):
+            checkpoint.dirpath = checkpoint.dirpath or str(folder / "checkpoints")
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """The trainer with the run's metrics file, unless another logger was asked for."""
+        trainer_config = self._get(self.config_init, "trainer")
+        if trainer_config.get("logger") in (None, True):
+            fitting = self.subcommand == "fit"
+            kwargs["logger"] = MetricsFile(str(self.run_folder)) if fitting else False
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer.callbacks.append(RewindMetrics())  # type: ignore[attr-defined]
+        return trainer
+
+    def _instantiate_trainer(self, config: Any, callbacks: list[L.Callback]) -> L.Trainer:
+        if config.get("enable_progress_bar") is not False:
+            callbacks = [*callbacks, Progress()]
+        return super()._instantiate_trainer(config, callbacks)
+
+    # ---- running -----------------------------------------------------------------------------------------------
+
+    def instantiate_classes(self) -> None:
+        """As Lightning does; a run that cannot be set up leaves no folder behind."""
+        try:
+            super().instantiate_classes()
+        except BaseException:
+            self._release()
+            raise
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; Lightning's ways of ending become the exit codes that a shell and a scheduler expect."""
+        try:
+            super()._run_subcommand(subcommand)
+        except SIGTERMException:
+            self.exit_code = 128 + signal.SIGTERM
+        except SystemExit:
+            if self.trainer.state.status != TrainerStatus.INTERRUPTED:
+                raise
+            self.exit_code = 128 + signal.SIGINT
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        if self.subcommand == "fit" and self.run_folder is not None:
+            release_if_empty(self.run_folder)
+
+    def after_fit(self) -> None:
+        """Say what came out, and what to do next."""
+        if self.trainer.is_global_zero:
+            print_summary(self.trainer, self.model)
+
+
+def plain(value: Any) -> Any:
+    """A parsed setting as the primitives that a checkpoint keeps."""
+    if isinstance(value, Namespace):
+        return value.as_dict()
+    return list(value) if isinstance(value, tuple) else value
+
+
+class PrepareCLI(LabyrinthCLI):
+    """The command line of `fit`, of which only the data module is made and prepared."""
+
+    def before_instantiate_classes(self) -> None:
+        """There is no run, so no folder."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """There is no trainer."""
+        return None
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        print_preparation(self.datamodule.prepare())
+
+
+def quieten() -> None:
+    """Silence what Lightning says at every start, and the warnings of things that are meant here."""
+    for message in _KNOWN_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def main(arguments: list[str]) -> int:
+    """Run `fit`, `validate`, `test` or `predict`, and return the exit code."""
+    quieten()
+    try:
+        return LabyrinthCLI(arguments).exit_code
+    except (ConfigError, MisconfigurationException) as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def prepare(arguments: list[str]) -> int:
+    """Prepare the data of a configuration, print what there is, and return the exit code."""
+    quieten()
+    return PrepareCLI(["fit", *arguments]).exit_code

@@ -1,0 +1,239 @@
+"""LanguageModule: what every way of training a GPT shares."""
+
+import math
+from functools import partial
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+
+from llm.errors import UserError
+from llm.generation import generate
+from llm.model import GPT, GPTConfig
+from llm.model.config import GPTOverrides
+from llm.modules.metrics import BitsPerByte
+from llm.optim import MuonAdamW, Role, parameter_groups, warmup_cosine, warmup_stable_decay
+
+CHECKPOINT_FORMAT = 1  # of checkpoint["labyrinth"]; raised when a reader of older ones would misread it
+
+
+class LanguageModule(L.LightningModule):
+    """A GPT in training: its optimizer, schedule, budget, exact token-weighted loss, and checkpoint contents.
+
+    The data module attached to the trainer must have `tokenizer`, `fingerprint` and `global_batch_tokens`, and give
+    batches of `tokens` int64 [B, T] and `targets` int64 [B, T], where -100 is not a target.
+
+    Args:
+        preset: a named shape of `GPTConfig.presets()`; `gpt` changes single fields of it.
+        gpt: fields of GPTConfig that differ from the preset, such as `{n_layers: 4, d_model: 128}`.
+        vocab_size: number of token ids; the command line takes it from the data.
+        context_length: positions the model can see; the command line takes it from the data.
+        optimizer: `adamw` (Loshchilov & Hutter 2019), or `muon` (Jordan et al. 2024): Muon on the matrices inside the
+            blocks and AdamW on the rest, as one optimizer.
+        lr: peak learning rate of the matrices inside the blocks.
+        embedding_lr: peak learning rate of the embeddings (default: `lr`).
+        head_lr: peak learning rate of an untied output head (default: `lr`).
+        scalar_lr: peak learning rate of norm weights and biases (default: `lr`).
+        betas: decay rates of AdamW's two moments.
+        eps: AdamW's denominator term.
+        weight_decay: decoupled weight decay, applied to matrices only.
+        momentum: Muon's momentum after its warm-up.
+        schedule: `cosine`, or `wsd` (warm-up, stable, then a linear decay).
+        warmup: share of the steps in which the rate rises linearly from zero.
+        decay: share of the steps in which `wsd` decays; 1 - warmup makes it a straight line.
+        min_lr: floor of the schedule, as a share of the peak rate.
+        max_tokens: training budget in tokens; sets the number of steps. None leaves it to `trainer.max_steps` or
+            `trainer.max_epochs`.
+        validate_every: optimizer steps between two validations.
+    """
+
+    def __init__(
+        self,
+        preset: str = "tiny",
+        gpt: GPTOverrides | None = None,
+        vocab_size: int | None = None,
+        context_length: int | None = None,
+        optimizer: Literal["adamw", "muon"] = "adamw",
+        lr: float = 1e-3,
+        embedding_lr: float | None = None,
+        head_lr: float | None = None,
+        scalar_lr: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        schedule: Literal["cosine", "wsd"] = "cosine",
+        warmup: float = 0.02,
+        decay: float = 0.2,
+        min_lr: float = 0.1,
+        max_tokens: int | None = None,
+        validate_every: int = 250,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        linked = {"vocab_size": vocab_size, "context_length": context_length}
+        overrides = {**{key: value for key, value in linked.items() if value is not None}, **(gpt or {})}
+        self.config = GPTConfig.preset(preset, **overrides)
+        self.model: GPT | None = None
+        self.bits_per_byte: BitsPerByte | None = None
+        self.tokenizer_json: str | None = None
+        self.data_fingerprint: str | None = None
+        # Of the running accumulation window: summed nll (nats) and number of targets.
+        self._window: Tensor | None = None
+
+    # ---- set-up -----------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Take from the data module what the checkpoint must carry, and turn the token budget into steps."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.tokenizer_json = data.tokenizer.to_str()
+        self.data_fingerprint = data.fingerprint
+        token_bytes = torch.from_numpy(data.tokenizer.token_bytes())
+        if len(token_bytes) > self.config.vocab_size:
+            raise UserError(
+                f"the tokenizer has {len(token_bytes)} ids but gpt.vocab_size is {self.config.vocab_size}: "
+                "leave gpt.vocab_size out, so that it follows the data"
+            )
+        # A vocabulary padded beyond the tokenizer's (for the hardware's sake) has ids that stand for no text.
+        padding = self.config.vocab_size - len(token_bytes)
+        self.bits_per_byte = BitsPerByte(nn.functional.pad(token_bytes, (0, padding)))
+        if stage == "fit":
+            self._set_budget(data)
+
+    def _set_budget(self, data: Any) -> None:
+        trainer, max_tokens = self.trainer, self.hparams["max_tokens"]
+        if max_tokens is not None and trainer.max_steps == -1:
+            trainer.fit_loop.epoch_loop.max_steps = math.ceil(max_tokens / data.global_batch_tokens)
+        if self.total_steps is None:
+            raise UserError(
+                "nothing says when training ends: set model.max_tokens (a budget in tokens), trainer.max_steps "
+                "or trainer.max_epochs"
+            )
+        # Lightning counts this interval in micro-batches, whose number a step depends on the hardware.
+        trainer.check_val_every_n_epoch = None
+        trainer.val_check_interval = self.hparams["validate_every"] * trainer.accumulate_grad_batches
+
+    @property
+    def total_steps(self) -> int | None:
+        """Optimizer steps of the whole run, or None where nothing bounds it."""
+        trainer = self.trainer
+        if trainer.max_steps != -1:
+            return trainer.max_steps
+        if trainer.max_epochs in (None, -1):
+            return None
+        return trainer.max_epochs * trainer.datamodule.steps_per_epoch  # type: ignore[attr-defined]
+
+    def configure_model(self) -> None:
+        """Build the GPT once; its weights depend on the run's seed alone, not on what drew random numbers before."""
+        if self.model is None:
+            self.model = GPT(self.config, seed=torch.initial_seed() % 2**63)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """One optimizer with a rate per role of parameter, and a schedule counted in optimizer steps."""
+        assert self.model is not None
+        assert self.total_steps is not None
+        h = self.hparams
+        method = "muon" if h["optimizer"] == "muon" else "adamw"
+        options: dict[Role, dict[str, Any]] = {"matrix": {"method": method, "weight_decay": h["weight_decay"]}}
+        for role in ("embedding", "head", "scalar"):
+            if h[f"{role}_lr"] is not None:
+                options[role] = {"lr": h[f"{role}_lr"]}
+        optimizer = MuonAdamW(
+            parameter_groups(self.model, options),
+            lr=h["lr"],
+            betas=tuple(h["betas"]),
+            eps=h["eps"],
+            momentum=h["momentum"],
+        )
+        common = {"total_steps": self.total_steps, "warmup": h["warmup"], "min_ratio": h["min_lr"]}
+        if h["schedule"] == "wsd":
+            multiplier = partial(warmup_stable_decay, decay=h["decay"], **common)
+        else:
+            multiplier = partial(warmup_cosine, **common)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, multiplier)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        """Train in training mode, also after the module was scored in eval mode."""
+        self.train()
+
+    # ---- the loss of a global batch -----------------------------------------------------------------------------
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits float [B, T, V] of the token after each of `tokens` int64 [B, T]."""
+        assert self.model is not None
+        return self.model(tokens)
+
+    def accumulate_loss(self, nll: Tensor, n_targets: Tensor) -> Tensor:
+        """Return the loss to back-propagate for one micro-batch of summed `nll` (nats) over `n_targets` tokens.
+
+        Micro-batches hold different numbers of targets, so a mean of their means is not the mean of the step
+        (Lightning #20350). Each is therefore divided by one constant, and `on_before_optimizer_step` rescales the
+        gradients by the number of targets that the step really had.
+        """
+        totals = torch.stack([nll.detach().float(), n_targets.float()])
+        self._window = totals if self._window is None else self._window + totals
+        return nll / self.config.context_length
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Make the gradients those of Σ nll / Σ targets over every micro-batch and rank of the step."""
+        assert self._window is not None
+        nll, n_targets = self.trainer.strategy.reduce(self._window, reduce_op="sum")
+        self._window = None
+        # Undo: the constant above, Lightning's division by the accumulation, the mean over ranks of ddp and fsdp.
+        undo = self.config.context_length * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        # A step without any target has zero gradients, which stay zero.
+        scale = undo / n_targets.clamp(min=1)
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        torch._foreach_mul_(gradients, scale)
+        self.log("train_loss", nll / n_targets.clamp(min=1), prog_bar=True)
+        self.log("lr", optimizer.param_groups[0]["lr"])
+
+    # ---- scoring ------------------------------------------------------------------------------------------------
+
+    def score(self, batch: dict[str, Tensor]) -> Tensor:
+        """Negative log-likelihood in nats of each target, float32 [B, T]; 0 where there is none."""
+        logits = self(batch["tokens"])
+        targets = batch["targets"]
+        flat = nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+        return flat.view_as(targets)
+
+    # ---- use ----------------------------------------------------------------------------------------------------
+
+    @property
+    def flops_per_token(self) -> float:
+        """Floating-point operations of one training step, a token (for MFU)."""
+        return self.config.flops_per_token()
+
+    def continue_text(self, prompt: str, **settings: Any) -> str:
+        """What the model writes after `prompt`; the settings are those of `llm.generation.generate`."""
+        assert self.model is not None
+        tokenizer = self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]
+        ids = tokenizer.encode_prompt(prompt)
+        return tokenizer.decode(list(generate(self.model, ids, stop_ids={tokenizer.end_id}, **settings)))
+
+    # ---- checkpoints --------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what opens the checkpoint anywhere: the model's configuration, its tokenizer and where its data came from."""
+        checkpoint["labyrinth"] = {
+            "format": CHECKPOINT_FORMAT,
+            "gpt": self.config.to_dict(),
+            "tokenizer": self.tokenizer_json,
+            "data_fingerprint": self.data_fingerprint,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights that were trained on other token ids than the data gives now."""
+        saved = checkpoint.get("labyrinth")
+        if saved is None:
+            raise UserError("this checkpoint was not written by Labyrinth: it carries no tokenizer and no model shape")
+        if self.tokenizer_json is None:
+            self.tokenizer_json, self.data_fingerprint = saved["tokenizer"], saved["data_fingerprint"]
+        elif self.tokenizer_json != saved["tokenizer"]:
+            raise UserError(
+                "the checkpoint's tokenizer differs from the data's, so the same ids mean other text: use the data "
+                "and data.tokenizer settings that the checkpoint was trained with, or start a new run"
+            )

@@ -1,0 +1,76 @@
+"""The gradient of a step is that of Σ nll / Σ targets over its whole global batch (B1, B2, B11)."""
+
+from typing import Any
+
+import pytest
+import torch
+from support.fake_data import ListDataModule, make_batch, make_module, make_trainer
+from torch import Tensor
+
+from llm.model import next_token_loss
+from llm.modules import PretrainModule
+
+
+class GradientsAtStep(PretrainModule):
+    """Keeps the gradients with which each optimizer step is taken."""
+
+    seen: list[list[Tensor]]
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        super().on_before_optimizer_step(optimizer)
+        self.seen.append([p.grad.clone() for p in self.parameters() if p.grad is not None])
+
+
+def gradients_of(batches: list[dict[str, Tensor]], accumulate: int) -> list[list[Tensor]]:
+    torch.manual_seed(0)
+    module = make_module(lr=0.0)  # every step starts from the same weights
+    module.__class__ = GradientsAtStep
+    module.seen = []  # type: ignore[attr-defined]
+    trainer = make_trainer(accumulate_grad_batches=accumulate)
+    trainer.fit(module, datamodule=ListDataModule(batches))
+    return module.seen  # type: ignore[attr-defined]
+
+
+def expected(batches: list[dict[str, Tensor]]) -> list[Tensor]:
+    torch.manual_seed(0)
+    module = make_module()
+    module.configure_model()
+    assert module.model is not None
+    sums = [next_token_loss(module.model(b["tokens"]), b["targets"]) for b in batches]
+    loss = sum(nll for nll, _ in sums) / sum(n for _, n in sums)
+    loss.backward()
+    return [p.grad for p in module.parameters() if p.grad is not None]
+
+
+UNEVEN = [make_batch(2, 8, targets, seed) for seed, targets in enumerate((16, 3, 9, 1, 12, 16))]
+
+
+@pytest.mark.parametrize(("accumulate", "windows"), [(3, [(0, 3), (3, 6)]), (4, [(0, 4), (4, 6)])])
+def test_uneven_micro_batches_give_the_gradient_of_one_big_batch(accumulate: int, windows: list[tuple[int, int]]):
+    seen = gradients_of(UNEVEN, accumulate)
+    assert len(seen) == len(windows)  # the second case ends in a short window (B2)
+    for got, (start, end) in zip(seen, windows, strict=True):
+        for mine, wanted in zip(got, expected(UNEVEN[start:end]), strict=True):
+            torch.testing.assert_close(mine, wanted, rtol=2e-5, atol=1e-7)
+
+
+def test_a_step_without_targets_is_finite_and_moves_nothing():
+    empty = {"tokens": torch.zeros(2, 8, dtype=torch.int64), "targets": torch.full((2, 8), -100)}
+    module = make_module()
+    module.configure_model()
+    before = [p.detach().clone() for p in module.parameters()]
+    trainer = make_trainer()
+    trainer.fit(module, datamodule=ListDataModule([empty]))
+    assert all(torch.isfinite(p).all() for p in module.parameters())
+    assert all(torch.equal(p, old) for p, old in zip(module.parameters(), before, strict=True))
+    assert float(trainer.callback_metrics["train_loss"]) == 0.0
+
+
+def test_the_logged_loss_is_that_of_the_whole_step():
+    module = make_module(lr=0.0)
+    trainer = make_trainer(accumulate_grad_batches=6)
+    trainer.fit(module, datamodule=ListDataModule(UNEVEN))
+    with torch.no_grad():
+        sums = [next_token_loss(module(b["tokens"]), b["targets"]) for b in UNEVEN]
+    wanted = sum(float(nll) for nll, _ in sums) / sum(int(n) for _, n in sums)
+    assert float(trainer.callback_metrics["train_loss"]) == pytest.approx(wanted, rel=1e-5)

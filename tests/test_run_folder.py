@@ -1,0 +1,71 @@
+"""Runs never overwrite each other, and a resumed one goes on in its metrics file."""
+
+import csv
+import os
+from pathlib import Path
+
+import pytest
+
+from llm.errors import UserError
+from llm.run import MetricsFile, find_checkpoint, newest_checkpoint, release_if_empty, reserve_run_folder
+
+
+@pytest.fixture(autouse=True)
+def _no_run_in_the_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("LABYRINTH_RUN", raising=False)
+
+
+def reserve(runs: Path, name: str) -> Path:
+    folder = reserve_run_folder(runs, name)
+    del os.environ["LABYRINTH_RUN"]
+    return folder
+
+
+def test_a_second_run_gets_its_own_folder(tmp_path: Path):
+    assert [reserve(tmp_path, "a").name for _ in range(3)] == ["a", "a-2", "a-3"]
+
+
+def test_processes_of_one_run_share_its_folder(tmp_path: Path):
+    first = reserve_run_folder(tmp_path, "a")
+    assert reserve_run_folder(tmp_path, "a") == first
+
+
+def test_an_empty_folder_is_given_back_and_a_full_one_kept(tmp_path: Path):
+    empty, full = reserve(tmp_path, "a"), reserve(tmp_path, "a")
+    (full / "config.yaml").touch()
+    release_if_empty(empty)
+    release_if_empty(full)
+    assert [path.name for path in tmp_path.iterdir()] == ["a-2"]
+
+
+def test_the_newest_checkpoint_of_the_name_is_found(tmp_path: Path):
+    for age, name in enumerate(("a", "a-2", "b")):
+        path = tmp_path / name / "checkpoints" / "last.ckpt"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (age, age))
+    assert newest_checkpoint(tmp_path, "a", "last").parts[-3] == "a-2"
+    assert find_checkpoint(tmp_path / "b") == tmp_path / "b" / "checkpoints" / "last.ckpt"
+    with pytest.raises(UserError, match="no run called 'c'"):
+        newest_checkpoint(tmp_path, "c", "last")
+    with pytest.raises(UserError, match="no checkpoint at"):
+        find_checkpoint(tmp_path / "c")
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_metrics_of_a_resumed_run_go_on_without_gaps_or_doubles(tmp_path: Path):
+    logger = MetricsFile(str(tmp_path))
+    for step in range(6):
+        logger.log_metrics({"loss": step}, step=step)
+    logger.save()
+    resumed = MetricsFile(str(tmp_path))
+    resumed.rewind(4)
+    for step in range(4, 8):
+        resumed.log_metrics({"loss": step, "new": 1.0}, step=step)
+    resumed.save()
+    assert [int(row["step"]) for row in rows(tmp_path)] == list(range(8))
+    assert [float(row["loss"]) for row in rows(tmp_path)] == list(range(8))
