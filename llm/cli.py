@@ -8,15 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import datamodules.pretraining  # noqa: F401  makes the short class name known
 import lightning as L
-import torch
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-import datamodules.pretraining  # noqa: F401  makes the short class name known
 from callbacks import Progress, TextSamples, Throughput, TrainingCurve
 from llm.checkpoint import read_checkpoint
 from llm.configuration import nearest, resolve_config_flags, run_name

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from llm.errors import UserError
@@ -54,7 +55,7 @@ def resolve_config_flags(arguments: Sequence[str]) -> list[str]:
 
 def run_name(arguments: Sequence[str]) -> str:
     """The name of a run that was not given one: that of its (last) configuration file, or `run`."""
-    paths = [after for before, after in zip(arguments, arguments[1:], strict=False) if before in _CONFIG_FLAGS]
+    paths = [after for before, after in pairwise(arguments) if before in _CONFIG_FLAGS]
     paths += [a.partition("=")[2] for a in arguments if a.partition("=")[0] in _CONFIG_FLAGS and "=" in a]
     if not paths:
         return "run"

@@ -36,7 +36,10 @@ def test_configs_are_found_by_name_from_an_installed_wheel(tmp_path: Path):
     (wheel,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from llm.configuration import find_config; print(find_config('quickstart'))"
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from llm.configuration import find_config; print(find_config('quickstart'))"
+    )
     done = subprocess.run(
         [sys.executable, "-I", "-c", code, str(site)], cwd=tmp_path, capture_output=True, text=True, check=True
     )

@@ -217,7 +217,7 @@ class LanguageModule(L.LightningModule):
     # ---- checkpoints --------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what opens the checkpoint anywhere: the model's configuration, its tokenizer and where its data came from."""
+        """Add what opens the checkpoint anywhere: the model's shape, its tokenizer and the fingerprint of its data."""
         checkpoint["labyrinth"] = {
             "format": CHECKPOINT_FORMAT,
             "gpt": self.config.to_dict(),
