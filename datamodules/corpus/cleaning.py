@@ -1,0 +1,76 @@
+"""Unicode normalisation and control characters: the same text always as the same bytes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+TAB, NEWLINE, RETURN = 0x09, 0x0A, 0x0D
+C1_LEAD = 0xC2  # U+0080 to U+009F are the two bytes C2 80 to C2 9F, and C2 is never the second byte of a character
+
+# C0 controls and DEL, tab and newline kept; carriage returns are looked at in their context first.
+REMOVED = np.zeros(256, dtype=bool)
+REMOVED[:0x20] = True
+REMOVED[0x7F] = True
+REMOVED[[TAB, NEWLINE]] = False
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """Unicode NFC; CRLF and lone CR become LF; control characters (C0, DEL, C1) go, tab and newline stay.
+
+    Works on the UTF-8 bytes of a whole batch at once; a batch of plain ASCII skips the Unicode part.
+    """
+
+    column: str = "text"
+
+    def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        index = batch.schema.get_field_index(self.column)
+        text = _normalised(_without_controls(batch.column(index)))
+        return batch.set_column(index, batch.schema.field(index), text)
+
+
+def text_bytes(text: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
+    """The UTF-8 bytes of an array without nulls (uint8) and the n + 1 offsets of its strings (int64), no copy of the bytes."""
+    _, offsets_buffer, data_buffer = text.buffers()
+    offsets = np.frombuffer(offsets_buffer, dtype=np.int32)[text.offset : text.offset + len(text) + 1].astype(np.int64)
+    data = np.frombuffer(data_buffer, dtype=np.uint8) if data_buffer is not None else np.zeros(0, dtype=np.uint8)
+    return data[offsets[0] : offsets[-1]], offsets - offsets[0]
+
+
+def _without_controls(text: pa.StringArray) -> pa.StringArray:
+    if len(text) == 0:
+        return text
+    data, offsets = text_bytes(text)
+    if data.size == 0:
+        return text
+    drop = REMOVED[data]
+    returns = np.flatnonzero(data == RETURN)
+    if returns.size:
+        document = np.searchsorted(offsets, returns, side="right")
+        followed = (returns + 1 < offsets[document]) & (data[np.minimum(returns + 1, data.size - 1)] == NEWLINE)
+        data = data.copy()
+        data[returns[~followed]] = NEWLINE
+        drop[returns[~followed]] = False
+    lead = np.flatnonzero(data[:-1] == C1_LEAD)
+    controls = lead[data[lead + 1] < 0xA0]
+    drop[controls] = drop[controls + 1] = True
+    if not drop.any():
+        return text if not returns.size else _strings(data, offsets)
+    kept_before = np.concatenate(([0], np.cumsum(~drop)))
+    return _strings(data[~drop], kept_before[offsets])
+
+
+def _strings(data: np.ndarray, offsets: np.ndarray) -> pa.StringArray:
+    return pa.StringArray.from_buffers(
+        len(offsets) - 1, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(data.tobytes())
+    )
+
+
+def _normalised(text: pa.StringArray) -> pa.StringArray:
+    ascii_only = pc.string_is_ascii(text)
+    if pc.all(ascii_only).as_py() in (True, None):
+        return text
+    rest = pc.invert(ascii_only)
+    return pc.replace_with_mask(text, rest, pc.utf8_normalize(text.filter(rest), form="NFC"))

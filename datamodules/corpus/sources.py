@@ -1,0 +1,209 @@
+"""What the word after `sources` stands for: specs in, a list of inputs out."""
+
+import difflib
+import glob
+import os
+import sysconfig
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import xxhash
+
+from datamodules.digests import FileDigests
+from datamodules.errors import DataError
+
+STDLIB = "stdlib"
+HUB = "hf:"
+
+TEXT_SUFFIXES = frozenset(
+    ".txt .text .md .markdown .rst .tex .py .pyi .c .h .cc .cpp .hpp .java .js .ts .go .rs .rb .sh .sql .r .jl".split()
+)
+ROW_FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+COMPRESSIONS = frozenset({".gz", ".zst"})
+
+# Tests repeat themselves and third-party packages differ from machine to machine: the corpus has neither.
+STDLIB_SKIPPED = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
+TOPICS = "pydoc_data/topics.py"
+
+
+@dataclass(frozen=True)
+class Input:
+    """One thing to read: a file, the topics of `pydoc_data`, or a split of a data set of the `datasets` library.
+
+    `source` and `shard` name it in document ids; neither holds the path above what the user named, so that moving
+    a corpus does not change its documents. `format` is text, jsonl, csv, tsv, parquet, topics, saved or hub.
+    """
+
+    source: str
+    shard: str
+    format: str
+    path: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.source}/{self.shard}" if self.shard != self.source else self.source
+
+
+def resolve(specs: str | Sequence[str]) -> list[Input]:
+    """The inputs of all specs in the order given, files of a folder or a glob sorted, each file once.
+
+    A spec is `stdlib`, a file, a folder (all supported files below it), a glob (`**` included), a folder that
+    `datasets` saved, or `hf:owner/name[/config][:split]`.
+
+    Raises:
+        DataError: for a spec that matches nothing or something that cannot be read.
+    """
+    found: list[tuple[Path | None, Input]] = []  # with the root that the label stands for
+    seen: set[Path] = set()
+    for spec in [specs] if isinstance(specs, str) else specs:
+        for root, item in _expand(str(spec)):
+            resolved = item.path.resolve() if item.path is not None else None
+            if resolved is None or resolved not in seen:
+                found.append((root, item))
+                if resolved is not None:
+                    seen.add(resolved)
+    if not found:
+        raise DataError("sources is empty; name files, folders, globs, hf:owner/name, or stdlib")
+    labels = _labels({root for root, _ in found if root is not None})
+    return [
+        Input(labels[root], item.shard if item.shard != item.source else labels[root], item.format, item.path)
+        if root is not None
+        else item
+        for root, item in found
+    ]
+
+
+def digest(item: Input, files: FileDigests) -> str:
+    """What tells whether an input has changed: for files a digest of the contents, for a hub data set its commit."""
+    try:
+        if item.format == "hub":
+            from datamodules.corpus.hub import revision
+
+            return revision(item.source)
+        assert item.path is not None
+        if item.format == "saved":
+            return xxhash.xxh3_128_hexdigest("".join(files.digest(path) for path in _walk(item.path)).encode())
+        return files.digest(item.path)
+    except OSError as error:
+        raise DataError(f"cannot read {item.path} ({error.strerror}); check its access rights") from error
+
+
+def _expand(spec: str) -> list[tuple[Path | None, Input]]:
+    if spec == STDLIB:
+        return [(None, item) for item in _stdlib()]
+    if spec.startswith(HUB):
+        return [(None, Input(spec, spec, "hub"))]
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return _folder(path)
+    if path.exists():
+        return [(path.resolve(), _file(path, path.name, path.name))]
+    if glob.has_magic(spec):
+        return _glob(path)
+    raise DataError(f"there is no file or folder {spec!r}{_nearest(path)}")
+
+
+def _stdlib() -> list[Input]:
+    root = Path(sysconfig.get_path("stdlib"))
+    files = [
+        path
+        for path in _walk(root, skipped=STDLIB_SKIPPED)
+        if path.suffix == ".py" and path.relative_to(root).as_posix() != TOPICS
+    ]
+    if not files:
+        raise DataError(f"this Python has no readable standard library in {root}; name your own files in sources")
+    inputs = [Input(STDLIB, path.relative_to(root).as_posix(), "text", path) for path in files]
+    if (root / TOPICS).is_file():
+        inputs.append(Input(STDLIB, TOPICS, "topics", root / TOPICS))
+    return inputs
+
+
+def _walk(root: Path, skipped: frozenset[str] = frozenset()) -> list[Path]:
+    """All files below a folder, hidden ones left out, in an order that does not depend on the file system."""
+    files: list[Path] = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in skipped and not name.startswith(".")]
+        files += [Path(folder, name) for name in names if not name.startswith(".")]
+    return sorted(files, key=lambda path: path.relative_to(root).as_posix())
+
+
+def _folder(path: Path) -> list[tuple[Path | None, Input]]:
+    root = path.resolve()
+    if (path / "dataset_dict.json").is_file() or (
+        (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
+    ):
+        return [(root, Input(path.name, path.name, "saved", path))]
+    files = [file for file in _walk(path) if file_format(file) is not None]
+    if not files:
+        raise DataError(f"the folder {path} holds no file that can be read; it can be {supported()}")
+    return [(root, _file(file, root.name, file.relative_to(path).as_posix())) for file in files]
+
+
+def _glob(pattern: Path) -> list[tuple[Path | None, Input]]:
+    fixed = Path(*_until_magic(pattern.parts))
+    matches = sorted(Path(match) for match in glob.glob(str(pattern), recursive=True))
+    files = [path for path in matches if path.is_file()]
+    if not files:
+        raise DataError(
+            f"no file matches {str(pattern)!r} (looked in {fixed.resolve()}); check the spelling and the folder"
+        )
+    root = fixed.resolve()
+    return [(root, _file(path, root.name, path.relative_to(fixed).as_posix())) for path in files]
+
+
+def _until_magic(parts: Sequence[str]) -> list[str]:
+    fixed: list[str] = []
+    for part in parts:
+        if glob.has_magic(part):
+            break
+        fixed.append(part)
+    return fixed
+
+
+def _file(path: Path, source: str, shard: str) -> Input:
+    kind = file_format(path)
+    if kind is None:
+        raise DataError(f"{path} has an unknown extension {path.suffix!r}; it can be {supported()}")
+    if source == shard and path.stat().st_size == 0:  # named by itself: among others an empty file is merely counted
+        raise DataError(f"{path} is empty; name a file with text in sources")
+    return Input(source, shard, kind, path)
+
+
+def file_format(path: Path) -> str | None:
+    """text, jsonl, csv, tsv or parquet by the file's name, a trailing .gz or .zst left aside; None for others."""
+    suffix = path.suffix.lower()
+    if suffix in COMPRESSIONS:
+        suffix = path.with_suffix("").suffix.lower()
+        if suffix == ".parquet":
+            return None
+    return "text" if suffix in TEXT_SUFFIXES else ROW_FORMATS.get(suffix)
+
+
+def supported() -> str:
+    """The extensions that can be read, in words."""
+    return f"{' '.join(sorted(TEXT_SUFFIXES | set(ROW_FORMATS)))}, all but parquet also with {' or '.join(sorted(COMPRESSIONS))}"
+
+
+def _labels(roots: set[Path]) -> dict[Path, str]:
+    """The shortest trailing part of each root that names it alone, whatever the order of the sources."""
+    labels = {}
+    for root in roots:
+        parts = PurePosixPath(root.as_posix()).parts
+        length = 1
+        while length < len(parts) and any(
+            other != root and PurePosixPath(other.as_posix()).parts[-length:] == parts[-length:] for other in roots
+        ):
+            length += 1
+        labels[root] = "/".join(parts[-length:])
+    return labels
+
+
+def _nearest(path: Path) -> str:
+    names = [STDLIB]
+    if path.parent.is_dir():
+        names += [entry.name for entry in path.parent.iterdir()]
+    close = difflib.get_close_matches(path.name, names, n=1)
+    if not close:
+        return f" (looked in {path.parent.resolve()})"
+    return f"; did you mean {close[0] if close[0] == STDLIB else str(path.parent / close[0])!r}?"

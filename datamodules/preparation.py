@@ -1,0 +1,154 @@
+"""From a corpus to token stores: documents, tokenizer and tokens, each made once and reused by fingerprint."""
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from datamodules.artefacts import Artefact, Recipe, find, make
+from datamodules.corpus.pipeline import TRAIN, VALIDATION, Corpus, read_batches, shards_of
+from datamodules.errors import DataError
+from datamodules.text.tokenizer import Tokenizer
+from datamodules.text.training import PATTERN, sample_pieces, train_bpe
+from datamodules.text.training import VERSION as TRAINING_VERSION
+from datamodules.tokens.encoding import VERSION as ENCODING_VERSION
+from datamodules.tokens.encoding import write_store
+from datamodules.tokens.store import TokenStore
+
+log = logging.getLogger(__name__)
+
+TOKENIZER_FILE = "tokenizer.json"
+SAMPLE_SEED = 0  # fixed rather than the run's seed: runs of several seeds share one tokenizer
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What training reads: the tokenizer, one store for each split (None where it is empty), and the fingerprint of both."""
+
+    fingerprint: str
+    folder: Path
+    tokenizer: Tokenizer
+    train: TokenStore
+    validation: TokenStore | None
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """A corpus, and how it becomes tokens.
+
+    The tokenizer is the file `tokenizer` where one is given, else it is trained to `vocab_size` on about
+    `tokenizer_sample_bytes` of the train split.
+    """
+
+    corpus: Corpus
+    vocab_size: int
+    tokenizer: str | None
+    tokenizer_sample_bytes: int
+    cache_dir: Path
+
+    def recipes(self) -> tuple[Recipe, Recipe | None, Recipe]:
+        """Of the documents, the tokenizer (None where a file is given) and the tokens."""
+        documents, _, _ = self.corpus.recipe(self.cache_dir)
+        trained = None
+        if self.tokenizer is None:
+            settings = {
+                "vocab_size": self.vocab_size,
+                "pattern": PATTERN,
+                "sample_bytes": self.tokenizer_sample_bytes,
+                "sample_seed": SAMPLE_SEED,
+                "tokenizers": tokenizers.__version__,
+            }
+            trained = Recipe("tokenizer", TRAINING_VERSION, settings, {"documents": documents.fingerprint})
+            identity = trained.fingerprint
+        else:
+            identity = Tokenizer.from_file(self.tokenizer).fingerprint
+        tokens = Recipe("tokens", ENCODING_VERSION, {}, {"documents": documents.fingerprint, "tokenizer": identity})
+        return documents, trained, tokens
+
+    def prepare(self) -> dict[str, Any]:
+        """Make what is missing and tell of the result: counts, seconds, folders, and what was reused."""
+        start = time.perf_counter()
+        documents = self.corpus.prepare(self.cache_dir)
+        _, trained, tokens = self.recipes()
+        tokenizer_artefact = None
+        if trained is not None:
+            tokenizer_artefact = make(trained, self.cache_dir, lambda folder: self._train(folder, documents))
+        tokenizer = self._tokenizer(trained)
+        stores = make(tokens, self.cache_dir, lambda folder: _encode(folder, documents, tokenizer))
+        splits = {split: stores.manifest["splits"][split] for split in (TRAIN, VALIDATION)}
+        return {
+            "folder": str(stores.folder),
+            "documents_folder": str(documents.folder),
+            "tokenizer": self.tokenizer
+            or str(tokenizer_artefact.folder / TOKENIZER_FILE if tokenizer_artefact else ""),
+            "fingerprint": tokens.fingerprint,
+            "vocab_size": tokenizer.vocab_size,
+            "documents": documents.manifest["counts"],
+            "split": documents.manifest["split"],
+            **splits,
+            "reused": documents.reused and stores.reused and (tokenizer_artefact is None or tokenizer_artefact.reused),
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+
+    def load(self) -> Prepared:
+        """Open what `prepare` made, found by its fingerprint alone.
+
+        Raises:
+            DataError: where it is not there or damaged.
+        """
+        _, trained, tokens = self.recipes()
+        stores = find(tokens, self.cache_dir)
+        if stores is None or (trained is not None and find(trained, self.cache_dir) is None):
+            raise DataError(
+                f"there is no complete {tokens.name} in {self.cache_dir}: call prepare_data() first, "
+                "or do not change the inputs between preparing and training"
+            )
+        train, validation = (stores.folder / f"{split}.bin" for split in (TRAIN, VALIDATION))
+        return Prepared(
+            tokens.fingerprint,
+            stores.folder,
+            self._tokenizer(trained),
+            TokenStore(train),
+            TokenStore(validation) if validation.exists() else None,
+        )
+
+    def _tokenizer(self, trained: Recipe | None) -> Tokenizer:
+        path = self.tokenizer if trained is None else self.cache_dir / trained.name / TOKENIZER_FILE
+        assert path is not None
+        return Tokenizer.from_file(path)
+
+    def _train(self, folder: Path, documents: Artefact) -> dict[str, Any]:
+        total = documents.manifest["counts"]["kept"][TRAIN]["bytes"]
+        pieces = sample_pieces(_named_texts(documents), total, self.tokenizer_sample_bytes, SAMPLE_SEED)
+        backend = train_bpe(pieces, self.vocab_size)
+        (folder / TOKENIZER_FILE).write_text(backend.to_str(), encoding="utf-8")
+        log.info(
+            "tokenizer: %d tokens, trained on %s bytes", self.vocab_size, f"{min(total, self.tokenizer_sample_bytes):,}"
+        )
+        return {}
+
+
+def _named_texts(documents: Artefact) -> Iterator[tuple[str, str]]:
+    for batch in read_batches(shards_of(documents.folder, TRAIN)):
+        yield from zip(batch.column("id").to_pylist(), batch.column("text").to_pylist(), strict=True)
+
+
+def _encode(folder: Path, documents: Artefact, tokenizer: Tokenizer) -> dict[str, Any]:
+    splits = {}
+    for split in (TRAIN, VALIDATION):
+        shards = shards_of(documents.folder, split)
+        splits[split] = {"documents": 0, "tokens": 0, "text_bytes": 0, "bytes_per_token": 0.0}
+        if shards:
+            counts = splits[split] = write_store(folder / f"{split}.bin", tokenizer, read_batches(shards))
+            log.info(
+                "tokens: %s has %s tokens in %s documents, %.2f bytes a token",
+                split,
+                f"{counts['tokens']:,}",
+                f"{counts['documents']:,}",
+                counts["bytes_per_token"],
+            )
+    return {"splits": splits, "tokenizer": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}

@@ -1,0 +1,310 @@
+"""Text for pretraining, as a LightningDataModule of use with any LightningModule."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.data import DataLoader
+
+from datamodules import progress
+from datamodules.corpus.pipeline import Corpus
+from datamodules.corpus.readers import EncodingErrors
+from datamodules.errors import DataError
+from datamodules.preparation import Preparation, Prepared
+from datamodules.text.tokenizer import Tokenizer
+from datamodules.tokens.batches import Rows, StepBatches, as_batch
+from datamodules.tokens.order import SampleOrder
+
+log = logging.getLogger(__name__)
+
+
+class PretrainDataModule(pl.LightningDataModule):
+    """Raw text to batches for next-token prediction; the signature is the schema of the configuration.
+
+    Batches are dicts of `tokens` and `targets`, int64 [batch_size, context_length], targets shifted by one, -100 where
+    there is none. Each optimizer step of the run gets the same `global_batch_tokens` tokens whatever the number of
+    devices, nodes and workers and the micro-batch; `setup` sets `trainer.accumulate_grad_batches` to that end.
+    A resumed run (`fit(ckpt_path=...)`) goes on exactly where the last whole step ended.
+
+    Args:
+        sources: `stdlib` (the running Python's own library), files, folders, globs, `hf:owner/name[/config][:split]`.
+        validation_sources: texts for validation alone; then all of `sources` is for training.
+        text_field: the field of a row that is the document (jsonl, csv, tsv, parquet, data sets).
+        validation_fraction: share of the text that is kept for validation; 0 for none.
+        encoding_errors: `replace` invalid UTF-8 by U+FFFD and count it, or be `strict` and stop there.
+        max_bad_fraction: share of rows of one file that may be unusable before it is an error.
+        vocab_size: size of the vocabulary to train, the six special tokens included; not used with `tokenizer`.
+        tokenizer: path of a byte-level BPE `tokenizer.json` to use rather than train one.
+        tokenizer_sample_bytes: the tokenizer is trained on a random sample of the text of about this size.
+        context_length: tokens in a row.
+        global_batch_tokens: tokens in one optimizer step over all devices, a multiple of `context_length`.
+        batch_size: most rows on one device at once; the largest number up to it that divides the step is taken.
+        eval_batch_size: rows at once in validation, `batch_size` if not given.
+        num_workers: processes that load batches; 0 is enough for text (the loader makes > 10^8 tokens a second).
+        seed: of the order of the rows.
+        cache_dir: where documents, tokenizer and tokens are kept between runs.
+
+    Raises:
+        DataError: from `prepare_data` and `setup`, for input that cannot be used.
+    """
+
+    def __init__(
+        self,
+        sources: list[str] | str = "stdlib",
+        validation_sources: list[str] | str | None = None,
+        text_field: str = "text",
+        validation_fraction: float = 0.05,
+        encoding_errors: EncodingErrors = "replace",
+        max_bad_fraction: float = 0.01,
+        vocab_size: int = 2048,
+        tokenizer: str | None = None,
+        tokenizer_sample_bytes: int = 50_000_000,
+        context_length: int = 256,
+        global_batch_tokens: int = 4096,
+        batch_size: int = 16,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        cache_dir: str = "data",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        if context_length < 1 or global_batch_tokens < context_length or global_batch_tokens % context_length:
+            below = max(1, global_batch_tokens // max(1, context_length)) * context_length
+            raise DataError(
+                f"global_batch_tokens is {global_batch_tokens}, not a multiple of context_length {context_length}; "
+                f"choose for example {below} or {below + context_length}"
+            )
+        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if value is not None and value < 1:
+                raise DataError(f"{name} is {value}; it can be 1 or more")
+        self.preparation = Preparation(
+            Corpus(sources, validation_sources, text_field, validation_fraction, encoding_errors, max_bad_fraction),
+            vocab_size,
+            tokenizer,
+            tokenizer_sample_bytes,
+            Path(cache_dir).expanduser(),
+        )
+        self.context_length = context_length
+        self.rows_per_step = global_batch_tokens // context_length
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self._vocab_size = vocab_size if tokenizer is None else None
+        self._prepared: Prepared | None = None
+        self._consumed = {"samples": 0, "steps": 0}  # of the run, when its state was last loaded
+        self._loaded: dict[str, Any] | None = None
+
+    # What others may ask.
+
+    @property
+    def vocab_size(self) -> int:
+        """Size of the vocabulary; known before anything is prepared."""
+        if self._vocab_size is None:
+            assert self.preparation.tokenizer is not None
+            self._vocab_size = Tokenizer.from_file(self.preparation.tokenizer).vocab_size
+        return self._vocab_size
+
+    @property
+    def prepared(self) -> Prepared:
+        """Tokenizer and token stores; opened at the first call after `prepare_data`."""
+        if self._prepared is None:
+            self._prepared = self.preparation.load()
+        return self._prepared
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.prepared.tokenizer
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that stand for inputs, settings, tokenizer and code that made the tokens."""
+        return self.prepared.fingerprint
+
+    @property
+    def rows(self) -> int:
+        """Rows of `context_length` tokens in train."""
+        return len(self._rows("train"))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in one pass over train."""
+        return self._order().steps_per_epoch
+
+    @property
+    def micro_steps(self) -> int:
+        """Batches that each device reads for one optimizer step."""
+        _, world_size = self._ranks()
+        return self.rows_per_step // (world_size * self._micro_batch())
+
+    # What Lightning calls.
+
+    def prepare_data(self) -> None:
+        """Make documents, tokenizer and tokens, or reuse them. Lightning calls it on one process of each node."""
+        self.prepare()
+
+    def prepare(self) -> dict[str, Any]:
+        """Like `prepare_data`, and tells of the result: counts of documents, bytes and tokens, seconds, folders."""
+        self._prepared = None
+        return self.preparation.prepare()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open what was prepared and check it against the trainer."""
+        prepared = self.prepared
+        if stage != "fit" and stage is not None:
+            return
+        self._order()
+        if prepared.validation is None and self.preparation.corpus.validation_fraction > 0:
+            raise DataError("validation has no text; raise validation_fraction, or set it to 0 for none")
+        trainer = self.trainer
+        if trainer is None:
+            return
+        _, world_size = self._ranks()
+        if world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+            raise DataError(
+                "with several processes the trainer must not shuffle on its own, because the data module already "
+                "gives each its rows: set trainer.use_distributed_sampler to false"
+            )
+        micro_steps = self.micro_steps
+        if trainer.accumulate_grad_batches not in (1, micro_steps):
+            raise DataError(
+                f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, but global_batch_tokens, "
+                f"batch_size and {world_size} devices make it {micro_steps}; leave it out"
+            )
+        trainer.accumulate_grad_batches = micro_steps
+        _info(
+            "step: %d tokens = %d micro-batches x %d devices x %d rows x %d tokens; %d rows, %d steps an epoch",
+            self.rows_per_step * self.context_length,
+            micro_steps,
+            world_size,
+            self._micro_batch(),
+            self.context_length,
+            self.rows,
+            self.steps_per_epoch,
+        )
+        # The loader need not be resumable, since its order is a function of the step; and it needs no workers.
+        warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
+        warnings.filterwarnings("ignore", ".*does not have many workers which may be a bottleneck.*")
+
+    def train_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
+        rank, world_size = self._ranks()
+        order = self._order()
+        self._align(order)
+        sampler = StepBatches(
+            order, batch_size=self._micro_batch(), rank=rank, world_size=world_size, step=lambda: self._step(order)
+        )
+        return DataLoader(self._rows("train"), batch_sampler=sampler, **self._loader_options())
+
+    def val_dataloader(self) -> DataLoader[dict[str, torch.Tensor]] | list[Any]:
+        """Every row of validation once, in order; ranks have equally many, filled up by rows without targets."""
+        if self.prepared.validation is None:
+            return []
+        rows = self._rows("validation")
+        rank, world_size = self._ranks()
+        share = range(rank, -(-len(rows) // world_size) * world_size, world_size)
+        return DataLoader(rows, batch_size=self.eval_batch_size, sampler=share, **self._loader_options())
+
+    def test_dataloader(self) -> DataLoader[dict[str, torch.Tensor]] | list[Any]:
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> DataLoader[dict[str, torch.Tensor]] | list[Any]:
+        return self.val_dataloader()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the run has consumed, in samples and steps: the same on every rank."""
+        if self.trainer is None or self._prepared is None:
+            return {}
+        order = self._order()
+        return {
+            "samples": self._step(order) * order.rows_per_step,
+            "steps": progress.steps_done(self.trainer, self.micro_steps),
+            "rows_per_batch": order.rows_per_step // self.micro_steps,
+            "rows_per_step": order.rows_per_step,
+            "rows": order.rows,
+            "seed": order.seed,
+            "fingerprint": self.fingerprint,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if not state_dict:
+            return
+        self._loaded = dict(state_dict)
+        self._consumed = {"samples": state_dict["samples"], "steps": state_dict["steps"]}
+        now = {
+            "seed": self.seed,
+            "rows_per_step": self.rows_per_step,
+            "fingerprint": self.fingerprint,
+            "rows": self.rows,
+        }
+        changed = [f"{key} {state_dict[key]} -> {value}" for key, value in now.items() if state_dict[key] != value]
+        if changed:
+            _info(
+                "resumed with other data or another order (%s): samples before the checkpoint may come again",
+                ", ".join(changed),
+            )
+
+    # How it is done.
+
+    def _rows(self, split: str) -> Rows:
+        store = self.prepared.train if split == "train" else self.prepared.validation
+        assert store is not None
+        return Rows(store, self.context_length, self.tokenizer.pad)
+
+    def _order(self) -> SampleOrder:
+        rows = self.rows
+        if rows < self.rows_per_step:
+            raise DataError(
+                f"the training text has {self.prepared.train.n_tokens} tokens, {rows} rows of {self.context_length}, "
+                f"fewer than the {self.rows_per_step} rows of one step; give more text, or lower global_batch_tokens "
+                f"to {rows * self.context_length} or less"
+            )
+        return SampleOrder(self.seed, rows, self.rows_per_step)
+
+    def _ranks(self) -> tuple[int, int]:
+        """(rank, number of ranks) among those that read different data."""
+        options = getattr(self.trainer, "distributed_sampler_kwargs", None) or {}
+        return options.get("rank", 0), options.get("num_replicas", 1)
+
+    def _micro_batch(self) -> int:
+        """The largest number of rows up to `batch_size` that divides each device's share of a step."""
+        _, world_size = self._ranks()
+        if self.rows_per_step % world_size:
+            raise DataError(
+                f"a step has {self.rows_per_step} rows, which {world_size} devices cannot share evenly; "
+                f"make global_batch_tokens a multiple of {world_size * self.context_length}"
+            )
+        share = self.rows_per_step // world_size
+        return max(size for size in range(1, min(self.batch_size, share) + 1) if share % size == 0)
+
+    def _step(self, order: SampleOrder) -> int:
+        """The step of the order at which the run stands."""
+        if self.trainer is None:
+            return -(-self._consumed["samples"] // order.rows_per_step)
+        since = progress.steps_done(self.trainer, self.micro_steps) - self._consumed["steps"]
+        return -(-self._consumed["samples"] // order.rows_per_step) + since  # a step is never begun in its middle
+
+    def _align(self, order: SampleOrder) -> None:
+        """After a resume, make Lightning count the batches of the epoch as this run divides them."""
+        if self._loaded is None or self.trainer is None or not self.trainer.fit_loop.restarting:
+            return
+        loaded, self._loaded = self._loaded, None
+        rows = progress.rows_in_epoch(self.trainer, loaded["rows_per_batch"], loaded["rows_per_step"])
+        progress.set_batches(self.trainer, rows // order.rows_per_step * self.micro_steps)
+
+    def _loader_options(self) -> dict[str, Any]:
+        return {
+            "collate_fn": as_batch,
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+        }
+
+
+@rank_zero_only
+def _info(message: str, *values: object) -> None:
+    log.info(message, *values)

@@ -1,0 +1,139 @@
+"""A byte-level BPE tokenizer that gives every text back exactly, and never takes text for a special token."""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+import xxhash
+
+from datamodules.errors import DataError
+from datamodules.text.special_tokens import END_OF_TEXT, PAD, SPECIAL_TOKENS
+
+# The library warns in each forked process (the workers of a data loader) unless this is set. Its threads are used
+# before the fork alone, so the deadlock that it warns of cannot happen here.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+log = logging.getLogger(__name__)
+
+CHUNK = 1 << 16  # characters that are encoded at once: long texts are cut so that memory stays flat and threads share
+# Between two letters a single space or a line end is a boundary in the patterns of GPT-2, GPT-4, Llama 3, Qwen and ours.
+BOUNDARY = re.compile(r"(?<=[A-Za-z])(?= [A-Za-z])|(?<=[A-Za-z]\n)(?=[A-Za-z])")
+
+
+class Tokenizer:
+    """Wraps a `tokenizers.Tokenizer`.
+
+    Attributes:
+        vocab_size: number of ids, special ones included.
+        special: id of each special token by its text.
+        end_of_text, pad: two of these ids.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        # Without this, "<|endoftext|>" in a document would become the control token itself.
+        backend.encode_special_tokens = True
+        self.backend = backend
+        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+        self.special: dict[str, int] = {token: backend.token_to_id(token) for token in SPECIAL_TOKENS}
+        self.end_of_text = self.special[END_OF_TEXT]
+        self.pad = self.special[PAD]
+
+    @classmethod
+    def from_str(cls, content: str) -> "Tokenizer":
+        """From the JSON of `to_str`, or of any byte-level BPE `tokenizer.json`; special tokens that it lacks are added.
+
+        Raises:
+            DataError: where it is not such a tokenizer.
+        """
+        try:
+            parsed = json.loads(content)
+            model, decoder = parsed["model"]["type"], parsed["decoder"]
+            backend = tokenizers.Tokenizer.from_str(content)
+        except Exception as error:  # the library raises plain Exception
+            raise DataError(f"this is no tokenizer.json ({error})") from error
+        if model != "BPE" or "ByteLevel" not in json.dumps(decoder):
+            raise DataError(
+                f"the tokenizer is no byte-level BPE (its model is {model}), so it cannot give every text back"
+            )
+        missing = [token for token in SPECIAL_TOKENS if backend.token_to_id(token) is None]
+        if missing:
+            log.info("the tokenizer lacks %s: added", ", ".join(missing))
+        # All of them are told to be special anew: a token that is in the vocabulary alone would match in raw text.
+        backend.add_special_tokens(
+            [tokenizers.AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
+        )
+        return cls(backend)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "Tokenizer":
+        """From a `tokenizer.json`. Raises DataError where there is none or it cannot be used."""
+        try:
+            return cls.from_str(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"cannot read the tokenizer {path} ({error}); give the path of a tokenizer.json") from error
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+
+    def to_str(self) -> str:
+        """One JSON text that holds all of it; also a `tokenizer.json` for transformers."""
+        return str(self.backend.to_str())
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of the JSON."""
+        return xxhash.xxh3_64_hexdigest(self.to_str().encode())
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text; never a special one."""
+        return [int(token) for ids in self.encode_batch([text]) for token in ids]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of several texts, int64 [n_tokens] each; uses all threads.
+
+        A text longer than 64 Ki characters is cut between words, which does not change its tokens. Where it holds
+        no such place for 64 Ki characters (no two words with a space or a line end between them), it is cut anywhere.
+        """
+        chunks, counts = [], []
+        for text in texts:
+            before = len(chunks)
+            chunks += cut_for_encoding(text)
+            counts.append(len(chunks) - before)
+        encoded = iter(self.backend.encode_batch_fast(chunks, add_special_tokens=False))
+        result = []
+        for count in counts:
+            parts = [np.array(next(encoded).ids, dtype=np.int64) for _ in range(count)]
+            result.append(parts[0] if count == 1 else np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64))
+        return result
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens written out. Bytes that are no valid UTF-8 become U+FFFD."""
+        return str(self.backend.decode([int(token) for token in ids], skip_special_tokens=False))
+
+    def token_bytes(self) -> np.ndarray:
+        """int64 [vocab_size]: how many raw bytes each token stands for; 0 for the special ones."""
+        added = self.backend.get_added_tokens_decoder()
+        lengths = np.zeros(self.vocab_size, dtype=np.int64)
+        for token, index in self.backend.get_vocab(with_added_tokens=True).items():
+            if index in added:  # stands for its own characters, or for nothing
+                lengths[index] = 0 if added[index].special else len(token.encode())
+            else:
+                lengths[index] = len(token)  # in byte-level BPE each character of a token is one byte
+        return lengths
+
+
+def cut_for_encoding(text: str, size: int = CHUNK) -> Iterator[str]:
+    """Pieces of at most about `size` characters that tokenise like the whole."""
+    start = 0
+    while len(text) - start > size:
+        end = start + size
+        for match in BOUNDARY.finditer(text, start + size // 2, end):
+            end = match.start()
+            break
+        yield text[start:end]
+        start = end
+    yield text[start:]
