@@ -1,0 +1,160 @@
+"""Muon for matrices and AdamW for everything else, as one optimizer.
+
+One object, because Lightning then steps, clips, schedules and saves it like any other optimizer.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.adamw import adamw
+
+from llm.optim.newton_schulz import MAX_STEPS, orthogonalize
+
+_METHODS = ("muon", "adamw")
+
+
+class MuonAdamW(Optimizer):
+    """Step each group by its own `method`: "muon" (the default for none) or "adamw".
+
+    Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/): Nesterov momentum, then the nearest
+    semi-orthogonal matrix. The step is scaled by 0.2 √max(rows, columns), which gives it the root mean square of a
+    usual AdamW step whatever the shape (Liu et al. 2025, arXiv 2502.16982, section 2.2), so that `lr` and
+    `weight_decay` mean the same for both methods. Its state is one buffer a parameter, half of AdamW's. Parameters that
+    are sharded (DTensor) are not supported: the iteration needs whole matrices.
+
+    AdamW (Loshchilov and Hutter 2019) is torch's own fused kernel, with bias correction. Weight decay is decoupled in
+    both: w ← w − lr · weight_decay · w, before the step. A parameter without a gradient is left alone, its state too.
+
+    Args:
+        params: parameter groups; besides `params` and `method` each may set any option below for itself.
+        lr: step size, to be set in each group as a rule.
+        weight_decay: decoupled decay.
+        betas: AdamW's two decay rates.
+        eps: AdamW's term in the denominator.
+        momentum: Muon's decay rate of the momentum; may be changed between steps through `param_groups`.
+        nesterov: whether Muon looks one step of momentum ahead.
+        ns_steps: Newton–Schulz iterations, 1 to 6.
+
+    Raises:
+        ValueError: for an unknown method, a number out of its range, or a Muon parameter that is not a matrix.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[dict[str, Any]] | Iterable[Tensor],
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_steps: int = 5,
+    ) -> None:
+        defaults = {
+            "method": "adamw",
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "betas": betas,
+            "eps": eps,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "ns_steps": ns_steps,
+        }
+        super().__init__(params, defaults)
+        for group in self.param_groups:
+            _check(group)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update every parameter that has a gradient; returns what `closure` returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if group["method"] == "muon":
+                self._muon(group, params)
+            else:
+                self._adamw(group, params)
+        return loss
+
+    def _adamw(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        if not params:
+            return
+        for p in params:
+            if not self.state[p]:
+                self.state[p]["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
+                self.state[p]["exp_avg"] = torch.zeros_like(p)
+                self.state[p]["exp_avg_sq"] = torch.zeros_like(p)
+        states = [self.state[p] for p in params]
+        adamw(
+            params,
+            [p.grad for p in params if p.grad is not None],
+            [s["exp_avg"] for s in states],
+            [s["exp_avg_sq"] for s in states],
+            [],
+            [s["step"] for s in states],
+            fused=True,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+
+    def _muon(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        # Matrices of one shape go through Newton–Schulz as one batch; a tall matrix lies on its side, so that the
+        # smaller dimension comes first and a block's down projection joins its gate and up projections.
+        batches: defaultdict[tuple[int, int], list[Tensor]] = defaultdict(list)
+        for p in params:
+            batches[(min(p.shape), max(p.shape))].append(p)
+        for (_, longer), batch in batches.items():
+            grads, buffers = [], []
+            for p in batch:
+                assert p.grad is not None
+                if not self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+                grads.append(p.grad)
+                buffers.append(self.state[p]["momentum_buffer"])
+            torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
+            ahead = torch._foreach_lerp(grads, buffers, group["momentum"]) if group["nesterov"] else buffers
+            tall = [p.size(0) > p.size(1) for p in batch]
+            steps = orthogonalize(
+                torch.stack([m.mT if t else m for m, t in zip(ahead, tall, strict=True)]), group["ns_steps"]
+            )
+            if group["weight_decay"]:
+                torch._foreach_mul_(batch, 1 - group["lr"] * group["weight_decay"])
+            updates = [s.mT if t else s for s, t in zip(steps.unbind(), tall, strict=True)]
+            torch._foreach_add_(batch, updates, alpha=-group["lr"] * 0.2 * longer**0.5)
+
+
+def _check(group: dict[str, Any]) -> None:
+    if group["method"] not in _METHODS:
+        raise ValueError(f"a parameter group's method is {group['method']!r}; it is one of {', '.join(_METHODS)}")
+    for name in ("lr", "weight_decay", "eps"):
+        if not group[name] >= 0:
+            raise ValueError(f"{name} is {group[name]}; it must be at least 0")
+    for name, rate in (("momentum", group["momentum"]), ("betas", group["betas"][0]), ("betas", group["betas"][1])):
+        if not 0 <= rate < 1:
+            raise ValueError(f"{name} has {rate}; it must be at least 0 and below 1")
+    if not 1 <= group["ns_steps"] <= MAX_STEPS:
+        raise ValueError(f"ns_steps is {group['ns_steps']}; it must be 1 to {MAX_STEPS}")
+    if group["method"] == "muon":
+        for p in group["params"]:
+            if p.ndim != 2:
+                raise ValueError(
+                    f"Muon steps matrices; a parameter of shape {tuple(p.shape)} belongs in an adamw group"
+                )
