@@ -45,6 +45,18 @@ class FileDigests:
             self.changed = True
         return digest
 
+    def recall(self, name: str) -> str | None:
+        """What `remember` was last told under this name, in this process or an earlier one."""
+        known = self.memo.get(name)
+        return str(known[0]) if known else None
+
+    def remember(self, name: str, digest: str) -> str:
+        """Keep the digest of something that is no file, and give it back."""
+        if self.recall(name) != digest:
+            self.memo[name] = [digest]
+            self.changed = True
+        return digest
+
     def save(self) -> None:
         """Write the memo if it grew. It only saves time, so a folder that cannot be written is no error here."""
         if not self.changed:

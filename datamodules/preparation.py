@@ -10,7 +10,8 @@ from typing import Any
 import tokenizers
 
 from datamodules.artefacts import Artefact, Recipe, find, make
-from datamodules.corpus.pipeline import TRAIN, VALIDATION, Corpus, read_batches, shards_of
+from datamodules.corpus.pipeline import TRAIN, VALIDATION, Corpus, Plan
+from datamodules.corpus.shards import read_batches, shards_of
 from datamodules.errors import DataError
 from datamodules.text.tokenizer import Tokenizer
 from datamodules.text.training import PATTERN, sample_pieces, train_bpe
@@ -27,7 +28,7 @@ SAMPLE_SEED = 0  # fixed rather than the run's seed: runs of several seeds share
 
 @dataclass(frozen=True)
 class Prepared:
-    """What training reads: the tokenizer, one store for each split (None where it is empty), and the fingerprint of both."""
+    """What training reads: the tokenizer, a store for each split (None where it is empty), and their fingerprint."""
 
     fingerprint: str
     folder: Path
@@ -50,9 +51,9 @@ class Preparation:
     tokenizer_sample_bytes: int
     cache_dir: Path
 
-    def recipes(self) -> tuple[Recipe, Recipe | None, Recipe]:
-        """Of the documents, the tokenizer (None where a file is given) and the tokens."""
-        documents, _, _ = self.corpus.recipe(self.cache_dir)
+    def recipes(self) -> tuple[Plan, Recipe | None, Recipe]:
+        """Of the documents, of the tokenizer (None where a file is given), and of the tokens."""
+        plan = self.corpus.plan(self.cache_dir)
         trained = None
         if self.tokenizer is None:
             settings = {
@@ -62,35 +63,33 @@ class Preparation:
                 "sample_seed": SAMPLE_SEED,
                 "tokenizers": tokenizers.__version__,
             }
-            trained = Recipe("tokenizer", TRAINING_VERSION, settings, {"documents": documents.fingerprint})
-            identity = trained.fingerprint
-        else:
-            identity = Tokenizer.from_file(self.tokenizer).fingerprint
-        tokens = Recipe("tokens", ENCODING_VERSION, {}, {"documents": documents.fingerprint, "tokenizer": identity})
-        return documents, trained, tokens
+            trained = Recipe("tokenizer", TRAINING_VERSION, settings, {"documents": plan.recipe.fingerprint})
+        identity = trained.fingerprint if trained else Tokenizer.from_file(str(self.tokenizer)).fingerprint
+        inputs = {"documents": plan.recipe.fingerprint, "tokenizer": identity}
+        return plan, trained, Recipe("tokens", ENCODING_VERSION, {}, inputs)
 
     def prepare(self) -> dict[str, Any]:
-        """Make what is missing and tell of the result: counts, seconds, folders, and what was reused."""
+        """Make what is missing and tell of the result: counts, seconds, folders, and whether all of it was reused."""
         start = time.perf_counter()
-        documents = self.corpus.prepare(self.cache_dir)
-        _, trained, tokens = self.recipes()
-        tokenizer_artefact = None
+        plan, trained, tokens = self.recipes()
+        documents = plan.prepare(self.cache_dir)
+        made = [documents]
         if trained is not None:
-            tokenizer_artefact = make(trained, self.cache_dir, lambda folder: self._train(folder, documents))
-        tokenizer = self._tokenizer(trained)
+            made.append(make(trained, self.cache_dir, lambda folder: self._train(folder, documents)))
+        path = self._tokenizer_path(trained)
+        tokenizer = Tokenizer.from_file(path)
         stores = make(tokens, self.cache_dir, lambda folder: _encode(folder, documents, tokenizer))
-        splits = {split: stores.manifest["splits"][split] for split in (TRAIN, VALIDATION)}
+        made.append(stores)
         return {
-            "folder": str(stores.folder),
-            "documents_folder": str(documents.folder),
-            "tokenizer": self.tokenizer
-            or str(tokenizer_artefact.folder / TOKENIZER_FILE if tokenizer_artefact else ""),
-            "fingerprint": tokens.fingerprint,
-            "vocab_size": tokenizer.vocab_size,
             "documents": documents.manifest["counts"],
             "split": documents.manifest["split"],
-            **splits,
-            "reused": documents.reused and stores.reused and (tokenizer_artefact is None or tokenizer_artefact.reused),
+            **stores.manifest["splits"],
+            "vocab_size": tokenizer.vocab_size,
+            "tokenizer": str(path),
+            "folder": str(stores.folder),
+            "documents_folder": str(documents.folder),
+            "fingerprint": tokens.fingerprint,
+            "reused": all(artefact.reused for artefact in made),
             "seconds": round(time.perf_counter() - start, 3),
         }
 
@@ -105,21 +104,19 @@ class Preparation:
         if stores is None or (trained is not None and find(trained, self.cache_dir) is None):
             raise DataError(
                 f"there is no complete {tokens.name} in {self.cache_dir}: call prepare_data() first, "
-                "or do not change the inputs between preparing and training"
+                "and leave the inputs as they are between preparing and training"
             )
         train, validation = (stores.folder / f"{split}.bin" for split in (TRAIN, VALIDATION))
         return Prepared(
             tokens.fingerprint,
             stores.folder,
-            self._tokenizer(trained),
+            Tokenizer.from_file(self._tokenizer_path(trained)),
             TokenStore(train),
             TokenStore(validation) if validation.exists() else None,
         )
 
-    def _tokenizer(self, trained: Recipe | None) -> Tokenizer:
-        path = self.tokenizer if trained is None else self.cache_dir / trained.name / TOKENIZER_FILE
-        assert path is not None
-        return Tokenizer.from_file(path)
+    def _tokenizer_path(self, trained: Recipe | None) -> Path:
+        return self.cache_dir / trained.name / TOKENIZER_FILE if trained else Path(str(self.tokenizer))
 
     def _train(self, folder: Path, documents: Artefact) -> dict[str, Any]:
         total = documents.manifest["counts"]["kept"][TRAIN]["bytes"]
@@ -127,7 +124,10 @@ class Preparation:
         backend = train_bpe(pieces, self.vocab_size)
         (folder / TOKENIZER_FILE).write_text(backend.to_str(), encoding="utf-8")
         log.info(
-            "tokenizer: %d tokens, trained on %s bytes", self.vocab_size, f"{min(total, self.tokenizer_sample_bytes):,}"
+            "tokenizer: %d tokens, trained on about %s of %s bytes",
+            self.vocab_size,
+            f"{min(total, self.tokenizer_sample_bytes):,}",
+            f"{total:,}",
         )
         return {}
 
@@ -151,4 +151,4 @@ def _encode(folder: Path, documents: Artefact, tokenizer: Tokenizer) -> dict[str
                 f"{counts['documents']:,}",
                 counts["bytes_per_token"],
             )
-    return {"splits": splits, "tokenizer": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}
+    return {"splits": splits}

@@ -90,6 +90,7 @@ class PretrainDataModule(pl.LightningDataModule):
             Path(cache_dir).expanduser(),
         )
         self.context_length = context_length
+        self.global_batch_tokens = global_batch_tokens
         self.rows_per_step = global_batch_tokens // context_length
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
@@ -243,10 +244,7 @@ class PretrainDataModule(pl.LightningDataModule):
         }
         changed = [f"{key} {state_dict[key]} -> {value}" for key, value in now.items() if state_dict[key] != value]
         if changed:
-            _info(
-                "resumed with other data or another order (%s): samples before the checkpoint may come again",
-                ", ".join(changed),
-            )
+            _info("resumed with another order (%s): samples may come again or be missed", ", ".join(changed))
 
     # How it is done.
 
@@ -289,12 +287,22 @@ class PretrainDataModule(pl.LightningDataModule):
         return -(-self._consumed["samples"] // order.rows_per_step) + since  # a step is never begun in its middle
 
     def _align(self, order: SampleOrder) -> None:
-        """After a resume, make Lightning count the batches of the epoch as this run divides them."""
-        if self._loaded is None or self.trainer is None or not self.trainer.fit_loop.restarting:
+        """At the start of a fit forget the state of an earlier one; after a resume count batches as this run does."""
+        if self.trainer is None:
             return
         loaded, self._loaded = self._loaded, None
-        rows = progress.rows_in_epoch(self.trainer, loaded["rows_per_batch"], loaded["rows_per_step"])
-        progress.set_batches(self.trainer, rows // order.rows_per_step * self.micro_steps)
+        if not self.trainer.fit_loop.is_resuming:
+            self._consumed = {"samples": 0, "steps": 0}
+            return
+        if loaded is None:
+            return
+        progress.set_back_to_step(
+            self.trainer,
+            saved_rows_per_batch=loaded["rows_per_batch"],
+            saved_rows_per_step=loaded["rows_per_step"],
+            rows_per_step=order.rows_per_step,
+            micro_steps=self.micro_steps,
+        )
 
     def _loader_options(self) -> dict[str, Any]:
         return {

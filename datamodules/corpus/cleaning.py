@@ -32,7 +32,7 @@ class Cleaning:
 
 
 def text_bytes(text: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
-    """The UTF-8 bytes of an array without nulls (uint8) and the n + 1 offsets of its strings (int64), no copy of the bytes."""
+    """The UTF-8 bytes (uint8) of n strings without nulls, and their n + 1 offsets (int64); the bytes are not copied."""
     _, offsets_buffer, data_buffer = text.buffers()
     offsets = np.frombuffer(offsets_buffer, dtype=np.int32)[text.offset : text.offset + len(text) + 1].astype(np.int64)
     data = np.frombuffer(data_buffer, dtype=np.uint8) if data_buffer is not None else np.zeros(0, dtype=np.uint8)

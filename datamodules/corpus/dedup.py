@@ -13,7 +13,7 @@ CLUSTER = pa.field("cluster", pa.binary(16))
 class ClusterByContent:
     """Adds the column `cluster`: the 16 bytes of xxh3_128 over the text. Equal texts form one duplicate cluster.
 
-    At n documents the chance that any two different texts share a hash is about n² / 2^129: 10^-21 for a thousand million.
+    The chance that any two of n different texts share a hash is about n² / 2^129: 10^-21 for a thousand million.
     """
 
     column: str = "text"

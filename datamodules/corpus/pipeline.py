@@ -1,8 +1,12 @@
-"""Raw inputs to clean, unique documents in train and validation: read, clean, find duplicates, split, write."""
+"""Raw inputs to clean, unique documents in train and validation: read, clean, find duplicates, split, write.
+
+The first pass reads, cleans and hashes, batch by batch, and keeps 40 bytes a document in memory. Then it is decided
+where each document goes, from hashes and sizes alone. The second pass writes the splits.
+"""
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from datamodules.artefacts import Artefact, Recipe, find, make
+from datamodules.artefacts import Artefact, Recipe, make
 from datamodules.corpus.cleaning import Cleaning
 from datamodules.corpus.dedup import ClusterByContent, contained, hash_columns, id_columns, survivors
-from datamodules.corpus.readers import DOCUMENTS, DocumentReader, EncodingErrors
+from datamodules.corpus.readers import DocumentReader, EncodingErrors
+from datamodules.corpus.shards import DOCUMENTS, ShardWriter, read_batches
 from datamodules.corpus.sources import Input, digest, resolve
 from datamodules.corpus.split import cut_tail, in_validation, is_near
 from datamodules.digests import FileDigests
@@ -24,8 +29,8 @@ log = logging.getLogger(__name__)
 
 VERSION = 1  # raised when the same inputs and settings give other documents
 STAGES = (Cleaning(), ClusterByContent())
-SHARD_BYTES = 256 << 20  # of text in one parquet file
 TRAIN, VALIDATION = "train", "validation"
+DROP, TO_TRAIN, TO_VALIDATION, TO_BOTH = range(4)  # where a document goes; to both: its tail to validation
 
 
 @dataclass(frozen=True)
@@ -43,14 +48,18 @@ class Corpus:
     encoding_errors: EncodingErrors = "replace"
     max_bad_fraction: float = 0.01
 
-    def recipe(self, cache_dir: Path) -> tuple[Recipe, list[Input], list[Input]]:
-        """The recipe of the documents folder, and the inputs of train and of validation.
+    def plan(self, cache_dir: Path) -> "Plan":
+        """Look at the inputs, without reading them again where they are known to be unchanged.
 
         Raises:
-            DataError: for sources that match nothing or cannot be read.
+            DataError: for sources that match nothing or cannot be read, and settings out of range.
         """
-        if not 0 <= self.validation_fraction < 1:
-            raise DataError(f"validation_fraction is {self.validation_fraction}; it can be 0 up to (not including) 1")
+        for name, value in (
+            ("validation_fraction", self.validation_fraction),
+            ("max_bad_fraction", self.max_bad_fraction),
+        ):
+            if not 0 <= value < 1:
+                raise DataError(f"{name} is {value}; it can be 0 up to (not including) 1")
         train = resolve(self.sources)
         validation = resolve(self.validation_sources) if self.validation_sources else []
         digests = FileDigests(cache_dir)
@@ -66,203 +75,162 @@ class Corpus:
             "encoding_errors": self.encoding_errors,
             "max_bad_fraction": self.max_bad_fraction,
         }
-        return Recipe("documents", VERSION, settings, inputs), train, validation
+        return Plan(self, train, validation, Recipe("documents", VERSION, settings, inputs))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A corpus with the inputs that its sources stand for now, and the recipe that they make."""
+
+    corpus: Corpus
+    train: list[Input]
+    validation: list[Input]
+    recipe: Recipe
 
     def prepare(self, cache_dir: Path) -> Artefact:
         """Make the documents folder, or reuse it: `train-*.parquet`, `validation-*.parquet` and `manifest.json`."""
-        recipe, train, validation = self.recipe(cache_dir)
-        return make(recipe, cache_dir, lambda folder: self._build(folder, train, validation))
+        return make(self.recipe, cache_dir, self._build)
 
-    def find(self, cache_dir: Path) -> Artefact | None:
-        """The documents folder if it is there."""
-        return find(self.recipe(cache_dir)[0], cache_dir)
-
-    def _build(self, folder: Path, train: list[Input], validation: list[Input]) -> dict[str, Any]:
-        sides = [_Side(folder / "read-train.parquet", self._reader(train))]
-        if validation:
-            sides.append(_Side(folder / "read-validation.parquet", self._reader(validation)))
-        for side in sides:
-            side.read()
-        counts, split = self._decide(sides)
-        with _Shards(folder, TRAIN) as to_train, _Shards(folder, VALIDATION) as to_validation:
-            for side in sides:
-                for batch, goes in side.batches():
-                    _route(batch, goes, to_train, to_validation, self.validation_fraction)
-                side.path.unlink()
-        counts["kept"][TRAIN] = to_train.counts()
-        counts["kept"][VALIDATION] = to_validation.counts()
-        if not to_train.documents:
+    def _build(self, folder: Path) -> dict[str, Any]:
+        passes = [Pass(folder / ".train.parquet", self._reader(self.train))]
+        if self.validation:
+            passes.append(Pass(folder / ".validation.parquet", self._reader(self.validation)))
+        for one in passes:
+            one.read()
+        counts, split = decide(passes, self.corpus.validation_fraction)
+        with ShardWriter(folder, TRAIN) as train, ShardWriter(folder, VALIDATION) as validation:
+            for one in passes:
+                for batch, goes in one.batches():
+                    _route(batch, goes, train, validation, self.corpus.validation_fraction)
+                one.path.unlink()
+        if not train.documents:
+            read, dropped = counts["read"], counts["dropped"]
             raise DataError(
-                f"the sources hold no text for training: {counts['read']['documents']} documents read, "
-                + ", ".join(f"{number} {reason}" for reason, number in counts["dropped"].items())
+                f"the sources hold no text for training: of {read['documents']} documents "
+                + ", ".join(f"{number} were dropped as {reason}" for reason, number in dropped.items())
+                + "; give more text"
             )
-        total = to_train.bytes + to_validation.bytes
-        split["share_of_bytes"] = round(to_validation.bytes / total, 4)
+        counts["kept"] |= {TRAIN: train.counts(), VALIDATION: validation.counts()}
+        split["share_of_bytes"] = round(validation.bytes / (train.bytes + validation.bytes), 4)
         log.info("documents: %s", describe(counts, split))
         return {"counts": counts, "split": split}
 
     def _reader(self, inputs: list[Input]) -> DocumentReader:
         return DocumentReader(
             inputs,
-            text_field=self.text_field,
-            encoding_errors=self.encoding_errors,
-            max_bad_fraction=self.max_bad_fraction,
+            text_field=self.corpus.text_field,
+            encoding_errors=self.corpus.encoding_errors,
+            max_bad_fraction=self.corpus.max_bad_fraction,
         )
 
-    def _decide(self, sides: list["_Side"]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Say for each document where it goes, by setting `goes` of each side. Returns the counts and the split."""
-        read = [side.reader.counts.to_dict() for side in sides]
-        dropped = {"empty": 0, "duplicate": 0, "in_validation": 0}
-        for side in sides:
-            side.arrays()
-            empty = side.sizes == 0
-            unique = survivors(side.clusters, side.ids)
-            side.goes = np.where(unique & ~empty, GO_TRAIN, DROP).astype(np.uint8)
-            dropped["empty"] += int(empty.sum())
-            dropped["duplicate"] += int((~unique & ~empty).sum())
-        train = sides[0]
-        split: dict[str, Any] = {"by": "none", "asked": self.validation_fraction}
-        if len(sides) == 2:
-            split = {"by": "sources"}
-            validation = sides[1]
-            validation.goes[validation.goes == GO_TRAIN] = GO_VALIDATION
-            also = contained(train.clusters, validation.clusters[validation.goes == GO_VALIDATION])
-            dropped["in_validation"] = int((also & (train.goes == GO_TRAIN)).sum())
-            train.goes[also] = DROP
-        elif self.validation_fraction > 0:
-            kept = train.goes == GO_TRAIN
-            chosen = in_validation(train.clusters, self.validation_fraction) & kept
-            share = train.sizes[chosen].sum() / max(1, train.sizes[kept].sum())
-            if is_near(share, self.validation_fraction):
-                split["by"] = "documents"
-                train.goes[chosen] = GO_VALIDATION
-            else:
-                split["by"] = "tails"
-                train.goes[kept] = GO_BOTH
-                log.info(
-                    "documents: too few or too unequal to be split whole (validation would hold %.1f %% of the bytes, "
-                    "%.1f %% were asked for), so the last part of each document is validation",
-                    100 * share,
-                    100 * self.validation_fraction,
-                )
-        kept_documents = sum(int((side.goes != DROP).sum()) for side in sides)
-        total = {key: sum(counts[key] for counts in read) for key in read[0]}
-        return {"read": total, "dropped": dropped, "kept": {"documents": kept_documents}}, split
 
+@dataclass
+class Pass:
+    """The cleaned documents of train or of validation, on disk, and what is known of each in memory.
 
-DROP, GO_TRAIN, GO_VALIDATION, GO_BOTH = range(4)
+    `clusters` and `ids` are uint64 [n, 2], `sizes` int64 [n] bytes of text (0 where there is only blank),
+    `goes` uint8 [n], where each goes; it is decided after reading.
+    """
 
-
-class _Side:
-    """One pass over the inputs of train or validation: cleaned batches on disk, 40 bytes a document in memory."""
-
-    def __init__(self, path: Path, reader: DocumentReader) -> None:
-        self.path = path
-        self.reader = reader
-        self.parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        self.clusters = self.ids = np.zeros((0, 2), dtype=np.uint64)
-        self.sizes = np.zeros(0, dtype=np.int64)
-        self.goes = np.zeros(0, dtype=np.uint8)
+    path: Path
+    reader: DocumentReader
+    clusters: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.uint64))
+    ids: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.uint64))
+    sizes: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    goes: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.uint8))
 
     def read(self) -> None:
-        with pq.ParquetWriter(self.path, DOCUMENTS, compression="zstd", compression_level=1) as writer:
+        clusters, ids, sizes = [self.clusters], [self.ids], [self.sizes]
+        with pq.ParquetWriter(self.path, DOCUMENTS, compression="zstd") as writer:
             for batch in self.reader:
                 for stage in STAGES:
                     batch = stage.apply(batch)
-                sizes = pc.binary_length(batch.column("text")).to_numpy().astype(np.int64)
-                blank = pc.equal(pc.binary_length(pc.utf8_trim_whitespace(batch.column("text"))), 0)
-                sizes[blank.to_numpy(zero_copy_only=False)] = 0
-                self.parts.append((hash_columns(batch.column("cluster")), id_columns(batch.column("id")), sizes))
+                text = batch.column("text")
+                blank = pc.equal(pc.binary_length(pc.utf8_trim_whitespace(text)), 0)
+                sizes.append(np.where(np.asarray(blank), 0, np.asarray(pc.binary_length(text))).astype(np.int64))
+                clusters.append(hash_columns(batch.column("cluster")))
+                ids.append(id_columns(batch.column("id")))
                 writer.write_batch(batch.select(DOCUMENTS.names))
-
-    def arrays(self) -> None:
-        if self.parts:
-            self.clusters, self.ids, self.sizes = (np.concatenate(part) for part in zip(*self.parts, strict=True))
-            self.parts = []
+        self.clusters, self.ids, self.sizes = map(np.concatenate, (clusters, ids, sizes))
 
     def batches(self) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
+        """The batches of documents again, with where each document goes."""
         start = 0
         for batch in read_batches([self.path]):
             yield batch, self.goes[start : start + len(batch)]
             start += len(batch)
 
 
-class _Shards:
-    """Writes documents into `split-00000.parquet`, `split-00001.parquet`, ..."""
+def decide(passes: Sequence[Pass], validation_fraction: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Set where each document goes. Takes the pass over train, and the one over validation if it has its own sources.
 
-    def __init__(self, folder: Path, split: str) -> None:
-        self.folder = folder
-        self.split = split
-        self.documents = self.bytes = self.shards = self.in_shard = 0
-        self.writer: pq.ParquetWriter | None = None
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        if len(batch) == 0:
-            return
-        if self.writer is None:
-            path = self.folder / f"{self.split}-{self.shards:05}.parquet"
-            self.writer = pq.ParquetWriter(path, DOCUMENTS, compression="zstd", compression_level=3)
-            self.shards += 1
-            self.in_shard = 0
-        self.writer.write_batch(batch)
-        size = pc.sum(pc.binary_length(batch.column("text"))).as_py()
-        self.documents += len(batch)
-        self.bytes += size
-        self.in_shard += size
-        if self.in_shard >= SHARD_BYTES:
-            self._close()
-
-    def counts(self) -> dict[str, int]:
-        return {"documents": self.documents, "bytes": self.bytes}
-
-    def _close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
-            self.writer = None
-
-    def __enter__(self) -> "_Shards":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._close()
-
-
-def _route(batch: pa.RecordBatch, goes: np.ndarray, to_train: _Shards, to_validation: _Shards, fraction: float) -> None:
-    if (goes == GO_BOTH).any():
-        batch = batch.filter(pa.array(goes == GO_BOTH))
-        texts = batch.column("text").to_pylist()
-        cuts = [cut_tail(text, fraction) for text in texts]
-        heads = pa.array([text[:cut] for text, cut in zip(texts, cuts, strict=True)], pa.string())
-        tails = pa.array([text[cut:] for text, cut in zip(texts, cuts, strict=True)], pa.string())
-        for shards, part in ((to_train, heads), (to_validation, tails)):
-            shards.write(batch.set_column(1, DOCUMENTS.field(1), part).filter(pc.greater(pc.binary_length(part), 0)))
-        return
-    to_train.write(batch.filter(pa.array(goes == GO_TRAIN)))
-    to_validation.write(batch.filter(pa.array(goes == GO_VALIDATION)))
+    Returns the counts (read = kept + dropped) and how it was split.
+    """
+    dropped = {"empty": 0, "duplicate": 0, "in_validation": 0}
+    for one in passes:
+        empty, unique = one.sizes == 0, survivors(one.clusters, one.ids)
+        one.goes = np.where(unique & ~empty, TO_TRAIN, DROP).astype(np.uint8)
+        dropped["empty"] += int(empty.sum())
+        dropped["duplicate"] += int((~unique & ~empty).sum())
+    train = passes[0]
+    kept = train.goes == TO_TRAIN
+    split: dict[str, Any] = {"by": "none", "asked": validation_fraction}
+    if len(passes) == 2:
+        split = {"by": "sources"}
+        validation = passes[1]
+        validation.goes[validation.goes == TO_TRAIN] = TO_VALIDATION
+        also = kept & contained(train.clusters, validation.clusters[validation.goes == TO_VALIDATION])
+        train.goes[also] = DROP
+        dropped["in_validation"] = int(also.sum())
+    elif validation_fraction > 0:
+        chosen = in_validation(train.clusters, validation_fraction) & kept
+        share = train.sizes[chosen].sum() / max(1, train.sizes[kept].sum())
+        if is_near(share, validation_fraction):
+            split["by"] = "documents"
+            train.goes[chosen] = TO_VALIDATION
+        else:
+            split["by"] = "tails"
+            train.goes[kept] = TO_BOTH
+            log.info(
+                "documents: too few or too unequal to be split whole (validation would hold %.1f %% of the bytes, "
+                "%.1f %% were asked for), so the last part of each is validation",
+                100 * share,
+                100 * validation_fraction,
+            )
+    read = [one.reader.counts.to_dict() for one in passes]
+    return {
+        "read": {key: sum(counts[key] for counts in read) for key in read[0]},
+        "dropped": dropped,
+        "kept": {"documents": sum(int((one.goes != DROP).sum()) for one in passes)},
+    }, split
 
 
-def shards_of(folder: Path, split: str) -> list[Path]:
-    """The parquet files of a split in a documents folder, in order."""
-    return sorted(folder.glob(f"{split}-*.parquet"))
-
-
-def read_batches(paths: list[Path]) -> Iterator[pa.RecordBatch]:
-    """The record batches of parquet files, one row group (about 8 MiB of text) in memory at a time."""
-    for path in paths:
-        with pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                yield from file.read_row_group(group).to_batches()
+def _route(
+    batch: pa.RecordBatch, goes: np.ndarray, train: ShardWriter, validation: ShardWriter, fraction: float
+) -> None:
+    train.write(batch.filter(pa.array(goes == TO_TRAIN)))
+    validation.write(batch.filter(pa.array(goes == TO_VALIDATION)))
+    both = batch.filter(pa.array(goes == TO_BOTH))
+    texts = both.column("text").to_pylist()
+    cuts = [cut_tail(text, fraction) for text in texts]
+    heads = pa.array([text[:cut] for text, cut in zip(texts, cuts, strict=True)], pa.string())
+    tails = pa.array([text[cut:] for text, cut in zip(texts, cuts, strict=True)], pa.string())
+    for writer, part in ((train, heads), (validation, tails)):
+        some = both.set_column(DOCUMENTS.get_field_index("text"), DOCUMENTS.field("text"), part)
+        writer.write(some.filter(pc.greater(pc.binary_length(part), 0)))
 
 
 def describe(counts: dict[str, Any], split: dict[str, Any]) -> str:
     """The counts of a documents folder in one line."""
     read, kept = counts["read"], counts["kept"]
+    notes = "".join(f", {read[key]:,} {key.replace('_', ' ')}" for key in ("bad_rows", "replaced") if read[key])
     dropped = ", ".join(
         f"{number:,} {reason.replace('_', ' ')}" for reason, number in counts["dropped"].items() if number
     )
-    notes = [f"{read[key]:,} {key.replace('_', ' ')}" for key in ("bad_rows", "replaced") if read[key]]
+    sides = ", ".join(
+        f"{side} {kept[side]['documents']:,} ({kept[side]['bytes']:,} bytes)" for side in (TRAIN, VALIDATION)
+    )
     return (
-        f"{read['documents']:,} read ({read['bytes']:,} bytes{', ' if notes else ''}{', '.join(notes)}), dropped {dropped or 'none'}; "
-        f"train {kept[TRAIN]['documents']:,} ({kept[TRAIN]['bytes']:,} bytes), "
-        f"validation {kept[VALIDATION]['documents']:,} ({kept[VALIDATION]['bytes']:,} bytes), split by {split['by']}"
+        f"{read['documents']:,} read ({read['bytes']:,} bytes{notes}), dropped {dropped or 'none'}; "
+        f"{sides}, split by {split['by']}"
     )

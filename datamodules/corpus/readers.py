@@ -14,15 +14,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from datamodules.corpus.hub import rows_of, stream_hub, stream_saved
+from datamodules.corpus.shards import DOCUMENTS
 from datamodules.corpus.sources import Input
 from datamodules.errors import DataError
 
 EncodingErrors = Literal["replace", "strict"]
 
-DOCUMENTS = pa.schema([("id", pa.string()), ("text", pa.string()), ("source", pa.string())])
+DAMAGED = (OSError, EOFError, zlib.error, pa.ArrowException)  # what the streams of damaged files raise
 
 BATCH_BYTES = 8 << 20  # of text in one record batch
 PIECE_BYTES = 16 << 20  # a longer text file is read as several documents of about this size, cut at line ends
+LONGEST_BYTES = 1 << 30  # of one document: a batch of Arrow strings ends at 2 GiB
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 SNIFFED_BYTES = 8000  # git calls a file binary if a NUL stands in its first 8,000 bytes; so do we
 UNDECODABLE = 0.1  # share of undecodable bytes above which a file is no UTF-8 text with slips but something else
 SETTLED_ROWS = 1000  # the share of bad rows is judged after this many rows, and at the end of each file
@@ -87,6 +91,8 @@ class DocumentReader(Iterator[pa.RecordBatch]):
                 texts.append(text)
                 sources.append(item.source)
                 length = len(text) if text.isascii() else len(text.encode())
+                if length > LONGEST_BYTES:
+                    raise DataError(f"row {row + 1} of {item.name} has {length:,} bytes of text; cut it into documents")
                 size += length
                 self.counts.documents += 1
                 self.counts.bytes += length
@@ -99,12 +105,13 @@ class DocumentReader(Iterator[pa.RecordBatch]):
     def _rows(self, item: Input) -> Iterator[tuple[int, str]]:
         if item.format == "topics":
             return self._topics()
-        if item.format in ("hub", "saved"):
-            from datamodules.corpus.hub import rows_of
-
-            return self._checked(item.name, rows_of(item, self.text_field))
+        if item.format == "hub":
+            return self._checked(item.name, rows_of(item.source, stream_hub(item.source), self.text_field))
         assert item.path is not None
         match item.format:
+            case "saved":
+                rows = rows_of(str(item.path), stream_saved(item.path), self.text_field)
+                return self._checked(str(item.path), rows)
             case "text":
                 return self._text(item.path)
             case "jsonl":
@@ -134,12 +141,22 @@ class DocumentReader(Iterator[pa.RecordBatch]):
                         "leave the file out or convert it"
                     )
                 if cut or row == 0:
-                    yield row, self._decode(data[:cut].removeprefix(b"\xef\xbb\xbf" if row == 0 else b""), path, offset)
+                    yield row, self._decode_file(data[:cut], path, offset)
                 if last:
                     return
                 rest = data[cut:]
                 offset += cut
                 row += 1
+
+    def _decode_file(self, data: bytes, path: Path, offset: int) -> str:
+        before = self.counts.replaced
+        text = self._decode(data.removeprefix(BYTE_ORDER_MARK) if offset == 0 else data, path, offset)
+        if (replaced := self.counts.replaced - before) > UNDECODABLE * len(data):
+            raise DataError(
+                f"{path} is not UTF-8 text ({replaced / len(data):.0%} of its bytes cannot be decoded); "
+                "leave the file out or convert it to UTF-8"
+            )
+        return text
 
     def _decode(self, data: bytes, where: Path | str, offset: int) -> str:
         try:
@@ -151,13 +168,7 @@ class DocumentReader(Iterator[pa.RecordBatch]):
                     "mend the file, or set encoding_errors to replace"
                 ) from None
         text = data.decode(errors="replace")
-        replaced = text.count("\ufffd") - data.count("\ufffd".encode())
-        if replaced > UNDECODABLE * len(data):
-            raise DataError(
-                f"{where} is not UTF-8 text ({replaced / len(data):.0%} of its bytes cannot be decoded); "
-                "leave the file out or convert it to UTF-8"
-            )
-        self.counts.replaced += replaced
+        self.counts.replaced += text.count("\ufffd") - data.count("\ufffd".encode())
         return text
 
     def _checked(self, where: str, rows: Iterator[tuple[int, str | None, str]]) -> Iterator[tuple[int, str]]:
@@ -207,7 +218,8 @@ class DocumentReader(Iterator[pa.RecordBatch]):
     def _demand_field(self, fields: Sequence[str], name: str) -> None:
         if self.text_field not in fields:
             raise DataError(
-                f"{name} has no field {self.text_field!r}; it has {', '.join(map(repr, fields)) or 'none'}: set text_field"
+                f"{name} has no field {self.text_field!r}, it has {', '.join(map(repr, fields)) or 'none'}; "
+                "set text_field to one of them"
             )
 
     def _parquet(self, path: Path) -> Iterator[tuple[int, str | None, str]]:
@@ -215,30 +227,37 @@ class DocumentReader(Iterator[pa.RecordBatch]):
             with pq.ParquetFile(path) as file:
                 self._demand_field(file.schema_arrow.names, str(path))
                 number = 0
-                for batch in file.iter_batches(batch_size=1024, columns=[self.text_field]):
+                for batch in file.iter_batches(batch_size=256, columns=[self.text_field]):
                     for text in batch.column(0).to_pylist():
                         yield (
                             number,
                             *self._field({self.text_field: text}, str(path), f"at row {number + 1}", first=False),
                         )
                         number += 1
-        except pa.ArrowInvalid as error:
-            raise DataError(f"{path} is not a readable parquet file ({error}); make it anew or leave it out") from None
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(
+                f"{path} is not a readable parquet file ({reason}); make it anew or leave it out"
+            ) from error
 
     def _table(self, path: Path, delimiter: str) -> Iterator[tuple[int, str | None, str]]:
-        csv.field_size_limit(1 << 30)
+        csv.field_size_limit(LONGEST_BYTES)  # the module's own 128 KiB are too few for documents; it has one for all
         with _open(path) as file:
             lines = (self._decode(line, path, 0) for line in _lines(file, path))
             rows = csv.reader(lines, delimiter=delimiter)
-            header = [name.removeprefix("\ufeff") for name in next(rows, [])]
-            self._demand_field(header, f"the header of {path}")
-            column = header.index(self.text_field)
-            for number, row in enumerate(rows):
-                where = f"at line {rows.line_num}"
-                if len(row) == len(header):
-                    yield number, row[column], ""
-                elif row:
-                    yield number, None, f"{where} ({len(row)} columns instead of {len(header)})"
+            try:
+                header = [name.removeprefix("\ufeff") for name in next(rows, [])]
+                self._demand_field(header, f"the header of {path}")
+                column = header.index(self.text_field)
+                for number, row in enumerate(rows):
+                    if len(row) == len(header):
+                        yield number, row[column], ""
+                    elif row:
+                        yield number, None, f"at line {rows.line_num} ({len(row)} columns instead of {len(header)})"
+            except csv.Error as error:
+                raise DataError(
+                    f"{path} line {rows.line_num} is not a row ({error}); mend it or leave it out"
+                ) from error
 
 
 def _encodable(text: str) -> bool:
@@ -256,7 +275,7 @@ def _open(path: Path) -> IO[bytes]:
     try:
         match path.suffix.lower():
             case ".gz":
-                return gzip.open(path, "rb")
+                return io.BufferedReader(gzip.GzipFile(path), 1 << 20)
             case ".zst":
                 return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"), 1 << 20)
             case _:
@@ -272,16 +291,20 @@ def _fill(file: IO[bytes], size: int, path: Path) -> bytes:
         while size > 0 and (block := file.read(size)):
             blocks.append(block)
             size -= len(block)
-    except (OSError, EOFError, zlib.error) as error:
+    except DAMAGED as error:
         raise _unreadable(path, error) from error
     return b"".join(blocks)
 
 
 def _lines(file: IO[bytes], path: Path) -> Iterator[bytes]:
-    try:
-        yield from file
-    except (OSError, EOFError, zlib.error) as error:
-        raise _unreadable(path, error) from error
+    while True:
+        try:
+            line = file.readline()
+        except DAMAGED as error:
+            raise _unreadable(path, error) from error
+        if not line:
+            return
+        yield line
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:

@@ -10,14 +10,15 @@ from pathlib import Path, PurePosixPath
 
 import xxhash
 
+from datamodules.corpus import hub
 from datamodules.digests import FileDigests
 from datamodules.errors import DataError
 
 STDLIB = "stdlib"
-HUB = "hf:"
 
 TEXT_SUFFIXES = frozenset(
-    ".txt .text .md .markdown .rst .tex .py .pyi .c .h .cc .cpp .hpp .java .js .ts .go .rs .rb .sh .sql .r .jl".split()
+    {".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".hpp", ".java"}
+    | {".js", ".ts", ".go", ".rs", ".rb", ".sh", ".sql", ".r", ".jl"}
 )
 ROW_FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 COMPRESSIONS = frozenset({".gz", ".zst"})
@@ -77,13 +78,12 @@ def resolve(specs: str | Sequence[str]) -> list[Input]:
 def digest(item: Input, files: FileDigests) -> str:
     """What tells whether an input has changed: for files a digest of the contents, for a hub data set its commit."""
     try:
-        if item.format == "hub":
-            from datamodules.corpus.hub import revision
-
-            return revision(item.source)
+        if item.format == "hub" and item.path is None:
+            return files.remember(item.source, hub.revision(item.source, files.recall(item.source)))
         assert item.path is not None
-        if item.format == "saved":
-            return xxhash.xxh3_128_hexdigest("".join(files.digest(path) for path in _walk(item.path)).encode())
+        if item.path.is_dir():
+            names = (f"{path.relative_to(item.path)} {files.digest(path)}" for path in _walk(item.path))
+            return xxhash.xxh3_128_hexdigest("\n".join(names).encode())
         return files.digest(item.path)
     except OSError as error:
         raise DataError(f"cannot read {item.path} ({error.strerror}); check its access rights") from error
@@ -92,8 +92,8 @@ def digest(item: Input, files: FileDigests) -> str:
 def _expand(spec: str) -> list[tuple[Path | None, Input]]:
     if spec == STDLIB:
         return [(None, item) for item in _stdlib()]
-    if spec.startswith(HUB):
-        return [(None, Input(spec, spec, "hub"))]
+    if spec.startswith(hub.HUB):
+        return [(None, Input(spec, spec, "hub", hub.local_folder(spec)))]
     path = Path(spec).expanduser()
     if path.is_dir():
         return _folder(path)
@@ -182,7 +182,8 @@ def file_format(path: Path) -> str | None:
 
 def supported() -> str:
     """The extensions that can be read, in words."""
-    return f"{' '.join(sorted(TEXT_SUFFIXES | set(ROW_FORMATS)))}, all but parquet also with {' or '.join(sorted(COMPRESSIONS))}"
+    suffixes = " ".join(sorted(TEXT_SUFFIXES | set(ROW_FORMATS)))
+    return f"{suffixes}, all but parquet also with {' or '.join(sorted(COMPRESSIONS))}"
 
 
 def _labels(roots: set[Path]) -> dict[Path, str]:

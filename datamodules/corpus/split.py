@@ -17,7 +17,7 @@ def in_validation(clusters: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def mix(value: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64: a bijection of uint64 in which each bit of the input moves each bit of the output."""
+    """The finaliser of splitmix64: a bijection of uint64 in which each bit moves all others."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))
@@ -29,7 +29,7 @@ def is_near(share: float, fraction: float) -> bool:
 
 
 def cut_tail(text: str, fraction: float) -> int:
-    """Where the last `fraction` of a document begins: at the nearest line start within half of the tail, else mid-line."""
+    """Where the last `fraction` of a document begins: at the nearest line start within half a tail, else mid-line."""
     tail = round(len(text) * fraction)
     cut = len(text) - tail
     before = text.rfind("\n", cut - tail // 2, cut) + 1

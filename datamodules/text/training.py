@@ -9,7 +9,7 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from datamodules.errors import DataError
 from datamodules.text.special_tokens import SPECIAL_TOKENS
-from datamodules.text.tokenizer import Tokenizer, cut_for_encoding
+from datamodules.text.tokenizer import cut_for_encoding
 
 VERSION = 1  # raised when the same text gives another tokenizer
 ALPHABET = 256
@@ -89,9 +89,4 @@ def sample_pieces(documents: Iterable[tuple[str, str]], total: int, budget: int,
 def merges_of(backend: tokenizers.Tokenizer) -> list[tuple[str, str]]:
     """The merges in the order in which they were learnt, in byte-level characters."""
     merges = json.loads(backend.to_str())["model"]["merges"]
-    return [tuple(merge.split(" ")) if isinstance(merge, str) else (merge[0], merge[1]) for merge in merges]
-
-
-def as_tokenizer(backend: tokenizers.Tokenizer) -> Tokenizer:
-    """The wrapper around a freshly trained backend."""
-    return Tokenizer.from_str(backend.to_str())
+    return [(left, right) for left, right in merges]

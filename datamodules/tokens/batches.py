@@ -30,7 +30,7 @@ class Rows(Dataset[dict[str, torch.Tensor]]):
     def _map(self) -> None:
         T, tokens = self.context_length, self.store.tokens  # noqa: N806
         self.n_full = (self.store.n_tokens - 1) // T
-        # A view of the file in which row r starts at token r T and is T + 1 long: rows overlap by the one shifted token.
+        # A view of the file in which row r starts at token r T and is T + 1 long: rows overlap by one token.
         self.windows = np.lib.stride_tricks.as_strided(
             tokens, shape=(self.n_full, T + 1), strides=(T * tokens.itemsize, tokens.itemsize), writeable=False
         )
@@ -70,7 +70,7 @@ def as_batch(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return batch
 
 
-class StepBatches(Sampler[np.ndarray]):
+class StepBatches(Sampler[list[int]]):
     """The rows of each micro-batch of one rank, from the step onwards at which the run stands.
 
     Micro-step j of step k on rank r reads samples k G + j W m + r m + [0, m), with G rows a step, W ranks and m rows
@@ -95,19 +95,19 @@ class StepBatches(Sampler[np.ndarray]):
     def __len__(self) -> int:
         return self.order.steps_per_epoch * self.micro_steps
 
-    def __iter__(self) -> Iterator[np.ndarray]:
+    def __iter__(self) -> Iterator[list[int]]:
         first = self.step()  # asked here and not in the generator, whose body runs only at its first batch
         epoch = first // self.order.steps_per_epoch
         return self._rows(first, (epoch + 1) * self.order.steps_per_epoch)
 
-    def _rows(self, first: int, end: int) -> Iterator[np.ndarray]:
+    def _rows(self, first: int, end: int) -> Iterator[list[int]]:
         G, m = self.order.rows_per_step, self.batch_size  # noqa: N806
         own = np.arange(G).reshape(self.micro_steps, self.world_size, m)[:, self.rank]  # micro-steps x m
         block = max(1, SAMPLES_AHEAD // own.size)
         for start in range(first, end, block):
             steps = np.arange(start, min(start + block, end))
             rows = self.order(steps[:, None, None] * G + own)  # steps x micro-steps x m
-            yield from rows.reshape(-1, m)
+            yield from rows.reshape(-1, m).tolist()
 
 
 def _to_int64(values: np.ndarray) -> torch.Tensor:
