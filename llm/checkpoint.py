@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from datamodules.text import Tokenizer
+from datamodules.text.tokenizer import Tokenizer
 from llm.errors import UserError
 from llm.model import GPT, GPTConfig
 

@@ -5,10 +5,10 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import datamodules.pretraining  # noqa: F401  makes the short class name known
 import lightning as L
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -17,16 +17,20 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from callbacks import Progress, TextSamples, Throughput, TrainingCurve
+from datamodules.errors import DataError
+from datamodules.pretraining import PretrainDataModule
+from llm.argument_errors import explain, parameter_names
 from llm.checkpoint import read_checkpoint
-from llm.configuration import nearest, resolve_config_flags, run_name
+from llm.configuration import resolve_config_flags, run_name
 from llm.errors import UserError
-from llm.model.config import ConfigError
-from llm.modules import LanguageModule
+from llm.model import GPTConfig
+from llm.modules import LanguageModule, PretrainModule
 from llm.report import print_preparation, print_summary
 from llm.run import MetricsFile, newest_checkpoint, release_if_empty, reserve_run_folder
 
 # What Lightning warns of that is meant here.
 _KNOWN_WARNINGS = (
+    ".*args parameter is intended to run from within Python.*",
     ".*does not have many workers.*",
     ".*your dataloader is not resumable.*",  # the data module keeps the place (see PretrainDataModule)
     ".*recommended to use `self.log.*sync_dist.*",  # BitsPerByte has reduced over ranks
@@ -45,15 +49,10 @@ class ArgumentParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Print `message` on one line and exit with 2."""
-        text = " ".join(str(message).split())
-        unknown = [word for word in text.split() if word.startswith("--")] if "nrecognized" in text else []
-        for option in unknown:
-            text += nearest(option.partition("=")[0], self._option_strings())
-        print(f"error: {text}", file=sys.stderr)
+        known = {option for action in self._actions for option in action.option_strings}
+        known |= parameter_names([PretrainModule, PretrainDataModule]) | {f.name for f in fields(GPTConfig)}
+        print(f"error: {explain(message, known)}", file=sys.stderr)
         sys.exit(2)
-
-    def _option_strings(self) -> list[str]:
-        return [option for action in self._actions for option in action.option_strings]
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -157,7 +156,7 @@ class LabyrinthCLI(LightningCLI):
         self.run_folder = folder
         options.trainer.default_root_dir = str(folder)
         for checkpoint in (options.best, options.last):
-            checkpoint.dirpath = checkpoint.dirpath or str(folder / "checkpoints")
+            checkpoint.dirpath = str(folder / "checkpoints")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The trainer with the run's metrics file, unless another logger was asked for."""
@@ -180,9 +179,9 @@ class LabyrinthCLI(LightningCLI):
         """As Lightning does; a run that cannot be set up leaves no folder behind."""
         try:
             super().instantiate_classes()
-        except BaseException:
+        except BaseException as error:
             self._release()
-            raise
+            raise users_error(error) or error from None
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; Lightning's ways of ending become the exit codes that a shell and a scheduler expect."""
@@ -205,6 +204,13 @@ class LabyrinthCLI(LightningCLI):
         """Say what came out, and what to do next."""
         if self.trainer.is_global_zero:
             print_summary(self.trainer, self.model)
+
+
+def users_error(error: BaseException | None) -> BaseException | None:
+    """The error for the user that `error` was raised from; jsonargparse wraps it in one of its own."""
+    while error is not None and not isinstance(error, (UserError, DataError)):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def plain(value: Any) -> Any:
@@ -241,7 +247,7 @@ def main(arguments: list[str]) -> int:
     quieten()
     try:
         return LabyrinthCLI(arguments).exit_code
-    except (ConfigError, MisconfigurationException) as error:
+    except MisconfigurationException as error:
         raise UserError(" ".join(str(error).split())) from error
 
 

@@ -1,5 +1,7 @@
 """What `fit` says at its end."""
 
+from typing import Any
+
 import lightning as L
 from rich.console import Console
 from rich.markup import escape
@@ -32,9 +34,16 @@ def print_summary(trainer: L.Trainer, module: LanguageModule) -> None:
         mfu = throughput.mfu(module, rate)
         shown = f"{mfu:.0%} of the device's matrix-product peak" if mfu is not None else "n/a"
         console.print(
-            f"trained: {throughput.tokens:,} tokens in {throughput.seconds:.0f} s, {rate:,.0f} tokens/s, MFU {shown}"
+            f"trained: {throughput.tokens:,} tokens in {throughput.seconds:.0f} s, {rate:,.0f} tokens/s, MFU {shown}",
+            soft_wrap=True,
         )
     if path:
         console.print(
             f"next: python -m llm generate --checkpoint {path} --prompt 'def ' --max_new_tokens 200", soft_wrap=True
         )
+
+
+def print_preparation(summary: dict[str, Any]) -> None:
+    """Print what `PretrainDataModule.prepare` made or found."""
+    console = Console(highlight=False)
+    console.print(summary)

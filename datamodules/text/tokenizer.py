@@ -124,6 +124,12 @@ class Tokenizer:
         """The text of ids, special tokens written out. Bytes that are no valid UTF-8 become U+FFFD."""
         return str(self.backend.decode([int(token) for token in ids], skip_special_tokens=False))
 
+    def starting_with(self, token: int) -> list[int]:
+        """The ids whose bytes begin with those of `token`, itself included; never a special one."""
+        start = str(self.backend.id_to_token(token))
+        special = set(self.special.values())
+        return [i for t, i in self.backend.get_vocab().items() if t.startswith(start) and i not in special]
+
     def token_bytes(self) -> np.ndarray:
         """int64 [vocab_size]: how many raw bytes each token stands for; 0 for the special ones."""
         added = self.backend.get_added_tokens_decoder()

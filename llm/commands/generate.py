@@ -26,22 +26,22 @@ def main(arguments: list[str]) -> int:
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
 
     from llm.checkpoint import load_model
-    from llm.generation import generate, stream_text
+    from llm.generation import continue_text
     from llm.run import find_checkpoint
 
     model, tokenizer = load_model(find_checkpoint(options.checkpoint))
-    sys.stdout.write(prompt)
-    ids = generate(
+    pieces = continue_text(
         model,
-        tokenizer.encode_prompt(prompt),
+        tokenizer,
+        prompt,
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
         top_k=options.top_k or None,
         top_p=options.top_p,
         seed=options.seed,
-        stop_ids={tokenizer.end_id},
     )
-    for text in stream_text(tokenizer, ids):
+    sys.stdout.write(prompt)
+    for text in pieces:
         sys.stdout.write(text)
         sys.stdout.flush()
     sys.stdout.write("\n")

@@ -19,11 +19,16 @@ class CommandParser(argparse.ArgumentParser):
             **settings,  # type: ignore[arg-type]
         )
 
+    def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # argparse's own overloads
+        """As argparse, but a mistyped option is named before a missing one."""
+        known = [option for action in self._actions for option in action.option_strings]
+        for word in args or ():
+            option = word.partition("=")[0]
+            if option.startswith("--") and option not in known:
+                self.error(f"no option {option!r}{nearest(option, known)}")
+        return super().parse_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         """Print `message` on one line and exit with 2."""
-        if message.startswith("unrecognized arguments"):
-            known = [option for action in self._actions for option in action.option_strings]
-            unknown = [word.partition("=")[0] for word in message.split() if word.startswith("-")]
-            message += "".join(nearest(option, known) for option in unknown[:1])
         print(f"error: {self.prog}: {message}", file=sys.stderr)
         sys.exit(2)

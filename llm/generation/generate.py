@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from llm.errors import UserError
 from llm.generation.sampling import sample
@@ -19,6 +20,7 @@ def generate(
     top_p: float | None = None,
     seed: int | None = None,
     stop_ids: Collection[int] = (),
+    first_ids: Collection[int] | None = None,
     use_cache: bool = True,
 ) -> Iterator[int]:
     """Yield the ids that follow `tokens`, each as soon as it is drawn.
@@ -37,6 +39,7 @@ def generate(
         top_p: only the smallest set of tokens whose probability reaches p can be drawn.
         seed: of the draws; None takes a random one.
         stop_ids: ids that end the text; they are not yielded.
+        first_ids: the only ids that the first new token can be; None allows all.
         use_cache: keep the keys and values of tokens already read, instead of reading them again for each new one.
 
     Raises:
@@ -46,9 +49,9 @@ def generate(
     device = model.embedding.weight.device
     generator = torch.Generator(device)
     _ = generator.seed() if seed is None else generator.manual_seed(seed)
-    return _stream(
-        model, list(tokens), max_new_tokens, temperature, top_k, top_p, generator, frozenset(stop_ids), use_cache
-    )
+    allowed = None if first_ids is None else torch.tensor(sorted(first_ids), device=device)
+    stop = frozenset(stop_ids)
+    return _stream(model, list(tokens), max_new_tokens, temperature, top_k, top_p, generator, stop, allowed, use_cache)
 
 
 def _stream(
@@ -60,6 +63,7 @@ def _stream(
     top_p: float | None,
     generator: torch.Generator,
     stop_ids: frozenset[int],
+    allowed: Tensor | None,
     use_cache: bool,
 ) -> Iterator[int]:
     context = model.config.context_length
@@ -77,6 +81,9 @@ def _stream(
         try:
             with torch.inference_mode():
                 logits = model(torch.tensor([unread], device=weight.device), cache=cache)[:, -1]
+                if allowed is not None:
+                    logits = torch.full_like(logits, -torch.inf).index_copy(1, allowed, logits[:, allowed])
+                    allowed = None
                 token = int(sample(logits, temperature, top_k, top_p, generator))
         finally:
             model.train(was_training)

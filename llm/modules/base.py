@@ -6,12 +6,13 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from llm.errors import UserError
-from llm.generation import generate
-from llm.model import GPT, GPTConfig
+from llm.generation import continue_text
+from llm.model import GPT, ConfigError, GPTConfig
 from llm.model.config import GPTOverrides
 from llm.modules.metrics import BitsPerByte
 from llm.optim import MuonAdamW, Role, parameter_groups, warmup_cosine, warmup_stable_decay
@@ -75,11 +76,15 @@ class LanguageModule(L.LightningModule):
         self.save_hyperparameters()
         linked = {"vocab_size": vocab_size, "context_length": context_length}
         overrides = {**{key: value for key, value in linked.items() if value is not None}, **(gpt or {})}
-        self.config = GPTConfig.preset(preset, **overrides)
+        try:
+            self.config = GPTConfig.preset(preset, **overrides)
+        except ConfigError as error:
+            raise UserError(f"model: {error}") from error
         self.model: GPT | None = None
         self.bits_per_byte: BitsPerByte | None = None
         self.tokenizer_json: str | None = None
         self.data_fingerprint: str | None = None
+        self._group_settings: list[dict[str, Any]] = []
         # Of the running accumulation window: summed nll (nats) and number of targets.
         self._window: Tensor | None = None
 
@@ -152,12 +157,23 @@ class LanguageModule(L.LightningModule):
             multiplier = partial(warmup_stable_decay, decay=h["decay"], **common)
         else:
             multiplier = partial(warmup_cosine, **common)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, multiplier)
+        scheduler = LambdaLR(optimizer, multiplier)
+        self._group_settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_fit_start(self) -> None:
         """Train in training mode, also after the module was scored in eval mode."""
         self.train()
+
+    def on_train_start(self) -> None:
+        """Let the settings of this run win over those that a resumed optimizer and schedule brought along."""
+        optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        assert isinstance(optimizer, MuonAdamW)
+        assert isinstance(scheduler, LambdaLR)
+        scheduler.base_lrs = [settings["initial_lr"] for settings in self._group_settings]
+        factor = scheduler.lr_lambdas[0](scheduler.last_epoch)
+        for group, settings in zip(optimizer.param_groups, self._group_settings, strict=True):
+            group.update(settings, lr=settings["initial_lr"] * factor)
 
     # ---- the loss of a global batch -----------------------------------------------------------------------------
 
@@ -191,6 +207,11 @@ class LanguageModule(L.LightningModule):
         self.log("train_loss", nll / n_targets.clamp(min=1), prog_bar=True)
         self.log("lr", optimizer.param_groups[0]["lr"])
 
+    def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Any, batch_idx: int) -> None:
+        """Ask for the end at the last step: Lightning then validates once more, whatever the interval."""
+        if self.trainer.global_step == self.total_steps:
+            self.trainer.should_stop = True
+
     # ---- scoring ------------------------------------------------------------------------------------------------
 
     def score(self, batch: dict[str, Tensor]) -> Tensor:
@@ -211,8 +232,7 @@ class LanguageModule(L.LightningModule):
         """What the model writes after `prompt`; the settings are those of `llm.generation.generate`."""
         assert self.model is not None
         tokenizer = self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]
-        ids = tokenizer.encode_prompt(prompt)
-        return tokenizer.decode(list(generate(self.model, ids, stop_ids={tokenizer.end_id}, **settings)))
+        return "".join(continue_text(self.model, tokenizer, prompt, **settings))
 
     # ---- checkpoints --------------------------------------------------------------------------------------------
 
