@@ -14,6 +14,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerStatus
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from callbacks import Progress, TextSamples, Throughput, TrainingCurve
@@ -25,7 +26,7 @@ from llm.configuration import resolve_config_flags, run_name
 from llm.errors import UserError
 from llm.model import GPTConfig
 from llm.modules import LanguageModule, PretrainModule
-from llm.report import print_preparation, print_summary
+from llm.report import print_preparation, print_summary, write_row_scores
 from llm.run import MetricsFile, newest_checkpoint, release_if_empty, reserve_run_folder
 
 # What Lightning warns of that is meant here.
@@ -130,6 +131,11 @@ class LabyrinthCLI(LightningCLI):
         if path in ("last", "best"):
             path = options.ckpt_path = str(newest_checkpoint(options.runs, options.name, path))
         if not path:
+            if self.config.subcommand != "fit":
+                raise UserError(
+                    f"{self.config.subcommand} needs a trained model: give --ckpt_path PATH, or --ckpt_path best for "
+                    "the best one of the newest run of this name"
+                )
             return
         hyperparameters = read_checkpoint(Path(path)).get("hyper_parameters", {})
         saved = {key: plain(value) for key, value in hyperparameters.items() if key not in _NOT_FROM_CHECKPOINT}
@@ -200,6 +206,14 @@ class LabyrinthCLI(LightningCLI):
         if self.subcommand == "fit" and self.run_folder is not None:
             release_if_empty(self.run_folder)
 
+    def predict(self, model: L.LightningModule, datamodule: L.LightningDataModule, **settings: Any) -> None:
+        """Score every row of the validation text and write a table of them."""
+        settings["return_predictions"] = True
+        predictions = self.trainer.predict(model, datamodule=datamodule, **settings)
+        path = Path(self.config.predict.runs) / f"{self.config.predict.name}-rows.csv"
+        write_row_scores(predictions, model, path)  # type: ignore[arg-type]
+        print(path)
+
     def after_fit(self) -> None:
         """Say what came out, and what to do next."""
         if self.trainer.is_global_zero:
@@ -234,17 +248,23 @@ class PrepareCLI(LabyrinthCLI):
         print_preparation(self.datamodule.prepare())
 
 
-def quieten() -> None:
-    """Silence what Lightning says at every start, and the warnings of things that are meant here."""
+def set_up_logging() -> None:
+    """Show what our own parts tell, on standard error; silence what Lightning says at every start."""
     for message in _KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    for name in ("datamodules", "llm"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO if rank_zero_only.rank == 0 else logging.WARNING)  # type: ignore[attr-defined]
+        logger.addHandler(handler)
 
 
 def main(arguments: list[str]) -> int:
     """Run `fit`, `validate`, `test` or `predict`, and return the exit code."""
-    quieten()
+    set_up_logging()
     try:
         return LabyrinthCLI(arguments).exit_code
     except MisconfigurationException as error:
@@ -253,5 +273,5 @@ def main(arguments: list[str]) -> int:
 
 def prepare(arguments: list[str]) -> int:
     """Prepare the data of a configuration, print what there is, and return the exit code."""
-    quieten()
+    set_up_logging()
     return PrepareCLI(["fit", *arguments]).exit_code

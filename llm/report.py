@@ -1,10 +1,16 @@
-"""What `fit` says at its end."""
+"""What the commands say at their end."""
 
+import csv
+import math
+import os
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
 
 from callbacks import TextSamples, Throughput, TrainingCurve
 from llm.modules import LanguageModule
@@ -12,38 +18,67 @@ from llm.modules import LanguageModule
 
 def print_summary(trainer: L.Trainer, module: LanguageModule) -> None:
     """Print the run's curve, the samples before and after, the best checkpoint with its score, and the next command."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     found = {type(callback): callback for callback in trainer.callbacks}  # type: ignore[attr-defined]
     curve, samples, throughput = found.get(TrainingCurve), found.get(TextSamples), found.get(Throughput)
     if isinstance(curve, TrainingCurve) and len(curve.points) > 1:
         console.print(f"\n{curve.metric} over steps\n{curve.draw()}")
     if isinstance(samples, TextSamples):
         for prompt in samples.after:
-            console.rule(f"{escape(repr(prompt))} before", align="left")
-            console.print(f"[bold]{escape(prompt)}[/]{escape(samples.before.get(prompt, ''))}", soft_wrap=True)
-            console.rule(f"{escape(repr(prompt))} after", align="left")
-            console.print(f"[bold]{escape(prompt)}[/]{escape(samples.after[prompt])}", soft_wrap=True)
-        console.rule()
-    checkpoint = trainer.checkpoint_callback
-    path = getattr(checkpoint, "best_model_path", "")
-    score = getattr(checkpoint, "best_model_score", None)
-    if score is not None:
-        console.print(f"best checkpoint: {path}  ({float(score):.4f} bits per byte of validation text)", soft_wrap=True)
+            for when, text in (("before", samples.before.get(prompt, "")), ("after", samples.after[prompt])):
+                console.print(f"\n[dim]── {escape(repr(prompt))} {when} training ──[/]")
+                console.print(f"[bold]{escape(prompt)}[/]{escape(text)}")
+    console.print()
     if isinstance(throughput, Throughput):
         rate = throughput.tokens_per_second
         mfu = throughput.mfu(module, rate)
         shown = f"{mfu:.0%} of the device's matrix-product peak" if mfu is not None else "n/a"
         console.print(
-            f"trained: {throughput.tokens:,} tokens in {throughput.seconds:.0f} s, {rate:,.0f} tokens/s, MFU {shown}",
-            soft_wrap=True,
+            f"trained: {throughput.tokens:,} tokens in {throughput.seconds:.0f} s, {rate:,.0f} tokens/s, MFU {shown}"
         )
+    best = trainer.checkpoint_callback
+    path = getattr(best, "best_model_path", "")
     if path:
-        console.print(
-            f"next: python -m llm generate --checkpoint {path} --prompt 'def ' --max_new_tokens 200", soft_wrap=True
-        )
+        path = min(path, os.path.relpath(path), key=len)
+        score = getattr(best, "best_model_score", None)
+        bpb = f" ({float(score):.4f} bits per byte of validation text)" if score is not None else ""
+        console.print(f"best checkpoint: {path}{bpb}")
+        console.print(f"next: python -m llm generate --checkpoint {path} --prompt 'def ' --max_new_tokens 200")
 
 
 def print_preparation(summary: dict[str, Any]) -> None:
     """Print what `PretrainDataModule.prepare` made or found."""
-    console = Console(highlight=False)
-    console.print(summary)
+    table = Table(title=summary["folder"], title_justify="left")
+    for name in ("split", "documents", "bytes", "tokens", "bytes per token"):
+        table.add_column(name, justify="left" if name == "split" else "right")
+    for split in ("train", "validation"):
+        counts = summary[split]
+        if counts:
+            numbers = [f"{counts[key]:,}" for key in ("documents", "text_bytes", "tokens")]
+            table.add_row(split, *numbers, f"{counts['bytes_per_token']:.2f}")
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    dropped = ", ".join(f"{count:,} {why}" for why, count in summary["documents"]["dropped"].items() if count)
+    console.print(f"read {summary['documents']['read']['documents']:,} documents; dropped {dropped or 'none'}")
+    console.print(f"tokenizer: {summary['tokenizer']} ({summary['vocab_size']:,} tokens)")
+    console.print(f"{'reused' if summary['reused'] else 'prepared'} in {summary['seconds']:.1f} s")
+
+
+def write_row_scores(predictions: list[dict[str, Tensor]], module: LanguageModule, path: Path) -> None:
+    """Write one line a row of text: its targets, nats per target and bits per byte, empty where it has none."""
+    assert module.bits_per_byte is not None
+    token_bytes = module.bits_per_byte.token_bytes.cpu()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row", "targets", "nats_per_target", "bits_per_byte"])
+        row = 0
+        for batch in predictions:
+            for targets, nll in zip(batch["targets"].cpu(), batch["nll"].cpu(), strict=True):
+                real = targets >= 0
+                size = token_bytes[targets.clamp(min=0)] * real
+                count, text_bytes = int(real.sum()), int(size.sum())
+                loss = f"{float(nll.sum()) / count:.4f}" if count else ""
+                bpb = f"{float(nll[size > 0].sum()) / math.log(2) / text_bytes:.4f}" if text_bytes else ""
+                writer.writerow([row, count, loss, bpb])
+                row += 1

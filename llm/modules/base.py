@@ -1,5 +1,6 @@
 """LanguageModule: what every way of training a GPT shares."""
 
+import logging
 import math
 from functools import partial
 from typing import Any, Literal
@@ -16,6 +17,8 @@ from llm.model import GPT, ConfigError, GPTConfig
 from llm.model.config import GPTOverrides
 from llm.modules.metrics import BitsPerByte
 from llm.optim import MuonAdamW, Role, parameter_groups, warmup_cosine, warmup_stable_decay
+
+log = logging.getLogger(__name__)
 
 CHECKPOINT_FORMAT = 1  # of checkpoint["labyrinth"]; raised when a reader of older ones would misread it
 
@@ -162,8 +165,19 @@ class LanguageModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_fit_start(self) -> None:
-        """Train in training mode, also after the module was scored in eval mode."""
+        """Train in training mode, also after the module was scored in eval mode; say what begins."""
         self.train()
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.trainer.is_global_zero:
+            log.info(
+                "model: %s parameters, %d layers of width %d, context %d; training: %s steps of %s tokens",
+                f"{sum(p.numel() for p in self.parameters()):,}",
+                self.config.n_layers,
+                self.config.d_model,
+                self.config.context_length,
+                f"{self.total_steps:,}",
+                f"{data.global_batch_tokens:,}",
+            )
 
     def on_train_start(self) -> None:
         """Let the settings of this run win over those that a resumed optimizer and schedule brought along."""
