@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from llm.model.cache import KVCache
 from llm.model.config import GPTConfig
-from llm.model.position import rotate
+from llm.model.norm import RMSNorm
+from llm.model.position import Angles, rotate
 
 
 class Attention(nn.Module):
@@ -27,10 +28,10 @@ class Attention(nn.Module):
         self.key = nn.Linear(config.d_model, kv_width, bias=config.bias)
         self.value = nn.Linear(config.d_model, kv_width, bias=config.bias)
         self.output = nn.Linear(width, config.d_model, bias=config.bias)
-        self.query_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
-        self.key_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
+        self.query_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
+        self.key_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
 
-    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, cache: KVCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, angles: Angles | None, cache: KVCache | None = None) -> Tensor:
         """Map x [B, T, d_model] to the same shape; `angles` are RoPE's, for the positions of x."""
         heads = (*x.shape[:2], -1, self.head_dim)
         query, key, value = self.query(x).view(heads), self.key(x).view(heads), self.value(x).view(heads)  # B T H D

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm.model.config import GPTConfig
+from llm.model.functions import swiglu
 
 
 class FeedForward(nn.Module):
@@ -33,4 +34,4 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [B, T, d_model] to the same shape."""
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        return self.down(swiglu(self.gate(x), self.up(x)))

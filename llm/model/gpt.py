@@ -1,5 +1,7 @@
 """GPT: the one model class; its configuration makes it a GPT-2, a Llama or a Qwen3."""
 
+from typing import overload
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +11,9 @@ from llm.model.cache import KVCache
 from llm.model.config import GPTConfig
 from llm.model.feedforward import FeedForward, GatedFeedForward
 from llm.model.init import init_weights
-from llm.model.position import rotary_angles
+from llm.model.loss import head_and_loss
+from llm.model.norm import build_norm
+from llm.model.position import Angles, rotary_angles
 
 
 class Block(nn.Module):
@@ -17,13 +21,13 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
-        self.attention_norm = _norm(config)
+        self.attention_norm = build_norm(config)
         self.attention = Attention(config, layer)
-        self.feedforward_norm = _norm(config)
+        self.feedforward_norm = build_norm(config)
         self.feedforward = (GatedFeedForward if config.feedforward == "swiglu" else FeedForward)(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, cache: KVCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, angles: Angles | None, cache: KVCache | None = None) -> Tensor:
         """Map x [B, T, d_model] to the same shape; `angles` are RoPE's, for the positions of x."""
         x = x + self.dropout(self.attention(self.attention_norm(x), angles, cache))
         return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
@@ -51,7 +55,7 @@ class GPT(nn.Module):
             self.position_embedding = nn.Embedding(config.context_length, config.d_model) if learned else None
             self.dropout = nn.Dropout(config.dropout)
             self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
-            self.norm = _norm(config)
+            self.norm = build_norm(config)
             self.head = None if config.tie_embeddings else nn.Linear(config.d_model, config.vocab_size, bias=False)
         if device.type != "meta":
             self.to_empty(device=device)
@@ -61,8 +65,20 @@ class GPT(nn.Module):
         """Draw the starting weights anew; the formulas stand in llm/model/init.py."""
         init_weights(self, self.config, seed)
 
-    def forward(self, tokens: Tensor, *, cache: KVCache | None = None) -> Tensor:
+    @overload
+    def forward(self, tokens: Tensor, targets: None = None, *, cache: KVCache | None = None) -> Tensor: ...
+
+    @overload
+    def forward(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def forward(
+        self, tokens: Tensor, targets: Tensor | None = None, *, cache: KVCache | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits [B, T, vocab_size] of the token after each of `tokens` int64 [B, T].
+
+        With `targets` int64 [B, T] (-100: none), what `next_token_loss` makes of those logits instead: their summed
+        negative log-likelihood in nats and how many there are. Training asks this way, because the logits of a whole
+        batch, the largest tensor of all, are then never needed at once.
 
         With a `cache`, `tokens` follow those that it holds, and it holds them too afterwards.
         """
@@ -82,10 +98,7 @@ class GPT(nn.Module):
         if cache is not None:
             cache.advance(length)
         x = self.norm(x)
-        return F.linear(x, self.embedding.weight) if self.head is None else self.head(x)  # B T V
-
-
-def _norm(config: GPTConfig) -> nn.Module:
-    if config.norm == "rmsnorm":
-        return nn.RMSNorm(config.d_model, eps=config.norm_eps)
-    return nn.LayerNorm(config.d_model, eps=config.norm_eps, bias=config.bias)
+        head = self.embedding if self.head is None else self.head
+        if targets is not None:
+            return head_and_loss(x, head.weight, targets)
+        return F.linear(x, head.weight)  # B T V

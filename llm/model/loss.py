@@ -1,9 +1,15 @@
 """The loss of next-token prediction."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llm.model.functions import linear_cross_entropy
+
 IGNORED = -100  # the target of a position that has none
+
+# Rows of logits that exist at once. Fewer do not feed a matrix product well, more leave the cache (docs/log.md).
+_ROWS = 512
 
 
 def next_token_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -20,4 +26,16 @@ def next_token_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         A float scalar (0 where there is no target) and an int64 scalar.
     """
     nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    return nll, (targets != IGNORED).sum()
+
+
+def head_and_loss(x: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """`next_token_loss` of the logits x @ weight.T, for x [B, T, d_model] and the head's weight [V, d_model].
+
+    On a CPU in full precision, where memory is the bottleneck, the logits are made and used a chunk of rows at a time.
+    """
+    plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if not plain:
+        return next_token_loss(F.linear(x, weight), targets)
+    nll = linear_cross_entropy(x.flatten(0, 1), weight, targets.flatten(), IGNORED, _ROWS)
     return nll, (targets != IGNORED).sum()

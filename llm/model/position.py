@@ -3,8 +3,12 @@
 import torch
 from torch import Tensor
 
+from llm.model.functions import rotate_half
 
-def rotary_angles(start: int, length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
+Angles = tuple[Tensor, Tensor]
+
+
+def rotary_angles(start: int, length: int, head_dim: int, theta: float, device: torch.device) -> Angles:
     """Cosine and sine of the angle of each position and pair of dimensions.
 
     Computed anew for each forward pass, always in float32, and held by no module: a buffer would be cast by
@@ -12,19 +16,19 @@ def rotary_angles(start: int, length: int, head_dim: int, theta: float, device: 
     left empty by `to_empty`. It costs microseconds.
 
     Returns:
-        Two float32 tensors [length, 1, head_dim / 2], for the positions start … start + length - 1.
+        Two float32 tensors, [length, 1, head_dim] (each cosine once for either half of the head) and
+        [length, 1, head_dim / 2], for the positions start … start + length - 1.
     """
     pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device)
     positions = torch.arange(start, start + length, dtype=torch.float32, device=device)
     angles = positions[:, None, None] * theta ** (-pairs / head_dim)
-    return angles.cos(), angles.sin()
+    cos = angles.cos()
+    return torch.cat((cos, cos), dim=-1), angles.sin()
 
 
-def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x: Tensor, angles: Angles) -> Tensor:
     """Turn each head by its position's angles: x [B, T, H, D] → the same shape and dtype.
 
     Dimension i forms a pair with i + D/2, as in Llama of Hugging Face, so weights go there without a permutation.
     """
-    cos, sin = angles
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+    return rotate_half(x, *angles)
