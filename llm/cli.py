@@ -39,6 +39,7 @@ _KNOWN_WARNINGS = (
     ".*isinstance.treespec, LeafSpec.*",
     ".*`train_dataloader`'s sampler has shuffling.*",
     ".*TensorBoard.*",
+    ".*The dirpath has changed from.*",  # a run that branches off a checkpoint has its own folder
 )
 
 # Hyperparameters that are Lightning's own, or that follow from the data.
@@ -82,6 +83,7 @@ class LabyrinthCLI(LightningCLI):
     def __init__(self, arguments: Sequence[str]) -> None:
         self.arguments = resolve_config_flags(arguments)
         self.run_folder: Path | None = None
+        self.continues = False
         self.exit_code = 0
         super().__init__(
             model_class=LanguageModule,
@@ -128,6 +130,8 @@ class LabyrinthCLI(LightningCLI):
         """Fill in what the user did not write from the checkpoint's hyperparameters, and say where they differ."""
         options = self.config[self.config.subcommand]
         path = options.get("ckpt_path")
+        # Only `last` goes on with a run in its own folder; from any other checkpoint a new run branches off.
+        self.continues = path == "last" and self.config.subcommand == "fit"
         if path in ("last", "best"):
             path = options.ckpt_path = str(newest_checkpoint(options.runs, options.name, path))
         if not path:
@@ -152,9 +156,8 @@ class LabyrinthCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Reserve the folder of the run and let everything be written there."""
         options = self.config[self.config.subcommand]
-        resumed = self.subcommand == "fit" and options.get("ckpt_path")
-        if resumed:
-            folder = Path(options.ckpt_path).resolve().parent.parent
+        if self.continues:
+            folder = Path(options.ckpt_path).parent.parent
         elif self.subcommand == "fit":
             folder = reserve_run_folder(options.runs, options.name)
         else:

@@ -1,0 +1,118 @@
+"""Bad input gets one sentence, an exit code, and leaves nothing half-made behind."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.command_line import TINY, assert_one_sentence, environment, llm, llm_until, write_texts
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("errors")
+    write_texts(folder)
+    (folder / "damaged.yaml").write_text("model: [1,\n")
+    (folder / "empty.txt").write_text("")
+    (folder / "binary.txt").write_bytes(bytes(range(256)) * 40)
+    (folder / "latin.txt").write_bytes("caf\xe9 ".encode("latin-1") * 500)
+    (folder / "short.txt").write_text("one line\n" * 30)
+    rows = [json.dumps({"content": "some text " * 20}) for _ in range(50)]
+    (folder / "other.jsonl").write_text("\n".join(rows))
+    (folder / "broken.jsonl").write_text("\n".join([*rows[:3], "{not json", *rows[3:20], "{neither"]))
+    return folder
+
+
+# What is asked, the exit code, and what the sentence must say.
+CASES = {
+    "command": (["fitt"], 2, ["'fitt'", "did you mean 'fit'"]),
+    "option": (["fit", *TINY, "--trainer.precison=32"], 2, ["--trainer.precison", "--trainer.precision"]),
+    "model option": (["fit", *TINY, "--model.learning=1"], 2, ["learning"]),
+    "data option": (["fit", *TINY, "--data.source=x"], 2, ["source", "did you mean 'sources'"]),
+    "type": (["fit", *TINY, "--model.lr=fast"], 2, ["lr", "float", "fast"]),
+    "preset": (["fit", *TINY, "--model.preset=tinny"], 1, ["tinny", "did you mean 'tiny'"]),
+    "model field": (["fit", *TINY, "--model.gpt={n_layer: 2}"], 2, ["n_layer", "did you mean 'n_layers'"]),
+    "heads": (
+        ["fit", *TINY, "--model.gpt={n_heads: 4, n_kv_heads: 3}"],
+        1,
+        ["n_heads 4", "not divisible by n_kv_heads 3"],
+    ),
+    "class": (["fit", *TINY, "--model=PretrainModul"], 2, ["PretrainModul", "PretrainModule"]),
+    "config": (["fit", "--config", "quickstrat"], 1, ["quickstrat", "did you mean 'quickstart'"]),
+    "damaged config": (["fit", "--config", "damaged.yaml"], 2, ["YAML"]),
+    "checkpoint": (["fit", *TINY, "--ckpt_path=none.ckpt"], 1, ["none.ckpt", "no such file"]),
+    "no last run": (["fit", *TINY, "--name=new", "--ckpt_path=last"], 1, ["no run called 'new'"]),
+    "damaged checkpoint": (["fit", *TINY, "--ckpt_path=short.txt"], 1, ["short.txt", "not a readable checkpoint"]),
+    "no checkpoint": (["validate", *TINY], 1, ["--ckpt_path"]),
+    "no budget": (["fit", *TINY, "--model.max_tokens=null"], 1, ["max_tokens", "max_steps"]),
+    "missing path": (["fit", *TINY, "--data.sources=[nowhere.txt]"], 1, ["nowhere.txt"]),
+    "glob": (["prepare", *TINY, "--data.sources=[nowhere/*.txt]"], 1, ["nowhere/*.txt"]),
+    "empty file": (["prepare", *TINY, "--data.sources=[empty.txt]"], 1, ["empty"]),
+    "binary": (["prepare", *TINY, "--data.sources=[binary.txt]"], 1, ["binary.txt"]),
+    "invalid UTF-8": (
+        ["prepare", *TINY, "--data.sources=[latin.txt]", "--data.encoding_errors=strict"],
+        1,
+        ["latin.txt", "UTF-8"],
+    ),
+    "text field": (["prepare", *TINY, "--data.sources=[other.jsonl]"], 1, ["other.jsonl", "text", "content"]),
+    "bad lines": (
+        ["prepare", *TINY, "--data.sources=[broken.jsonl]", "--data.text_field=content"],
+        1,
+        ["broken.jsonl", "4"],
+    ),
+    "vocabulary": (["prepare", *TINY, "--data.vocab_size=30000"], 1, ["30,000", "vocab_size"]),
+    "small corpus": (["fit", *TINY, "--data.global_batch_tokens=327680"], 1, ["global_batch_tokens"]),
+    "prompt option": (["generate", "--checkpoint", "x", "--promt", "y"], 2, ["--promt", "did you mean '--prompt'"]),
+    "no model": (["generate", "--checkpoint", "nothing", "--prompt", "y"], 1, ["no checkpoint at nothing"]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_gets_one_sentence(case: str, folder: Path):
+    arguments, code, parts = CASES[case]
+    done = llm(*arguments, folder=folder)
+    assert_one_sentence(done, code, *parts)
+    assert not list(folder.glob("runs/*")), "a run that never began left a folder"
+
+
+def test_help_is_quick_and_names_what_there_is(folder: Path):
+    done = llm("--help", folder=folder)
+    assert done.returncode == 0
+    for word in ("fit", "prepare", "generate", "quickstart"):
+        assert word in done.stdout
+
+
+def test_ctrl_c_while_preparing_leaves_no_folder_that_looks_complete(tmp_path: Path):
+    write_texts(tmp_path, documents=3000)
+    begun = lambda: (tmp_path / "data").exists() and any((tmp_path / "data").iterdir())  # noqa: E731
+    code, output = llm_until("prepare", *TINY, folder=tmp_path, ready=begun, stop=signal.SIGINT)
+    assert code == 130, output
+    assert "Traceback" not in output
+    done = llm("prepare", *TINY, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_for_the_output_is_said_in_one_sentence():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "llm", "--help"], stdout=full, stderr=subprocess.PIPE, text=True, env=environment()
+        )
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_folder_that_cannot_be_written_is_said_in_one_sentence(folder: Path, tmp_path: Path):
+    blocked = tmp_path / "runs"
+    blocked.write_text("a file where the folder should be")
+    done = llm("fit", *TINY, f"--runs={blocked}", folder=folder)
+    assert_one_sentence(done, 1, str(blocked))
+
+
+def test_a_broken_pipe_is_no_traceback(folder: Path):
+    command = f"{sys.executable} -m llm --help | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment(), cwd=folder)
+    assert "Traceback" not in done.stderr
+    assert done.stdout.startswith("usage")

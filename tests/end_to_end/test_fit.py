@@ -1,0 +1,128 @@
+"""One run from text to text: what it leaves, how it is resumed, how it is interrupted."""
+
+import csv
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from support.command_line import TINY, llm, llm_until, write_texts
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of 32 steps, uninterrupted."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_texts(folder)
+    done = llm("fit", *TINY, "--name=whole", "--samples.prompts=[Ab, c]", "--samples.every_n_steps=16", folder=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "stdout.txt").write_text(done.stdout)
+    return folder
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def steps(folder: Path) -> list[int]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [int(row["step"]) for row in csv.DictReader(file) if row["train_loss"]]
+
+
+def test_a_run_leaves_its_folder(finished: Path):
+    run = finished / "runs" / "whole"
+    assert {path.name for path in run.iterdir()} == {"config.yaml", "metrics.csv", "checkpoints", "samples.txt"}
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert steps(run) == list(range(32))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["init_args"]["validate_every"] == 8
+    text = (run / "samples.txt").read_text()
+    assert text.count("=== step 16, prompt 'Ab'") == 1
+    assert text.count("===") == 2 * 4  # before, at 16 and 32, after
+
+
+def test_the_last_lines_name_the_best_checkpoint_and_the_next_command(finished: Path):
+    lines = (finished / "stdout.txt").read_text().splitlines()
+    assert "tokens/s" in lines[-3]
+    assert lines[-2].startswith("best checkpoint: runs/whole/checkpoints/best.ckpt (")
+    assert "bits per byte" in lines[-2]
+    assert lines[-1].startswith("next: python -m llm generate --checkpoint runs/whole/checkpoints/best.ckpt")
+
+
+def test_the_first_loss_is_that_of_guessing(finished: Path):
+    with (finished / "runs" / "whole" / "metrics.csv").open(newline="") as file:
+        first = next(csv.DictReader(file))
+    assert float(first["train_loss"]) == pytest.approx(torch.tensor(300.0).log().item(), rel=0.02)
+
+
+def test_a_checkpoint_opens_with_primitives_only_and_carries_its_tokenizer(finished: Path):
+    checkpoint = torch.load(finished / "runs/whole/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["labyrinth"]["gpt"]["vocab_size"] == 300
+    assert checkpoint["labyrinth"]["tokenizer"].startswith("{")
+    assert checkpoint["global_step"] == 32
+
+
+def test_generate_from_a_copy_of_the_checkpoint_alone(finished: Path, tmp_path: Path):
+    copy = tmp_path / "model.ckpt"
+    copy.write_bytes((finished / "runs/whole/checkpoints/best.ckpt").read_bytes())
+    runs = [
+        llm("generate", "--checkpoint", str(copy), "--prompt", "Ab", "--max_new_tokens", "20", "--seed", seed, folder=tmp_path)
+        for seed in ("1", "1", "2")
+    ]
+    assert all(run.returncode == 0 for run in runs), runs[0].stderr
+    assert runs[0].stdout.startswith("Ab")
+    assert runs[0].stdout == runs[1].stdout != runs[2].stdout
+
+
+def test_validate_gives_the_logged_score_at_any_batch_size(finished: Path):
+    with (finished / "runs/whole/metrics.csv").open(newline="") as file:
+        best = min(float(row["val_bpb"]) for row in csv.DictReader(file) if row["val_bpb"])
+    for size in (1, 7):
+        flags = [*TINY, "--name=whole", "--ckpt_path=best", f"--data.eval_batch_size={size}"]
+        done = llm("validate", *flags, folder=finished)
+        assert done.returncode == 0, done.stderr
+        (line,) = [line for line in done.stdout.splitlines() if "val_bpb" in line]
+        assert float(line.split("│")[2]) == pytest.approx(best, rel=1e-5)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_resumes_to_the_same_weights(finished: Path, stop: signal.Signals):
+    name = f"stopped-{stop.name}"
+    run = finished / "runs" / name
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    code, output = llm_until("fit", *TINY, f"--name={name}", folder=finished, ready=checkpoint.exists, stop=stop)
+    assert code == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[stop], output
+    assert "Traceback" not in output
+    reached = torch.load(checkpoint, weights_only=True)["global_step"]
+    assert 8 <= reached < 32, "the run ended before it was interrupted"
+
+    done = llm("fit", *TINY, f"--name={name}", "--ckpt_path=last", folder=finished)
+    assert done.returncode == 0, done.stderr
+    whole = weights(finished / "runs/whole/checkpoints/last.ckpt")
+    resumed = weights(checkpoint)
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    assert steps(run) == list(range(32))  # one row a step: no gap, none twice
+    assert not (finished / "runs" / f"{name}-2").exists()
+
+
+def test_what_the_user_wrote_wins_over_the_checkpoint(finished: Path):
+    flags = [*TINY, "--name=more", "--model.max_tokens=9216", "--model.lr=0.5"]
+    done = llm("fit", *flags, "--ckpt_path=runs/whole/checkpoints/last.ckpt", folder=finished)
+    assert done.returncode == 0, done.stderr
+    assert "model.lr: 0.5 as written, not 0.001 as in the checkpoint" in done.stdout
+    # It branches off into a folder of its own; the run that it comes from stays as it was.
+    assert steps(finished / "runs/whole") == list(range(32))
+    with (finished / "runs/more/metrics.csv").open(newline="") as file:
+        rates = {int(row["step"]): float(row["lr"]) for row in csv.DictReader(file) if row["lr"]}
+    assert sorted(rates) == [32, 33, 34, 35]
+    assert rates[32] > 0.04  # a tenth of 0.5 is the floor of the schedule; the checkpoint's own rate was 0.0001
+
+
+def test_a_second_run_never_overwrites_the_first(finished: Path):
+    before = {path: path.stat().st_mtime_ns for path in (finished / "runs/whole").rglob("*") if path.is_file()}
+    short = [flag for flag in TINY if "max_tokens" not in flag]
+    done = llm("fit", *short, "--name=whole", "--model.max_tokens=256", folder=finished)
+    assert done.returncode == 0, done.stderr
+    assert (finished / "runs/whole-2/checkpoints/last.ckpt").exists()
+    assert before == {path: path.stat().st_mtime_ns for path in before}
