@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 CHUNK = 1 << 13  # characters that are encoded at once: texts are cut so that memory stays flat and threads share well
 GROUP = 1 << 9  # chunks handed over together, 4 Mi characters at most: an encoding takes some 100 bytes a token
 # No piece of the patterns of GPT-2, GPT-4, Llama 3, Qwen and ours reaches across these places: before a single space
-# between two other characters, and after a line end where the next line begins at once (GPT-4o lets signs take "/" along).
+# between two other characters, and after a line end where the next line begins at once (GPT-4o's signs take "/" along).
 BOUNDARY = re.compile(r"(?<=\S)(?= \S)|(?<=\S\n)(?=[^\s/])")
 
 
@@ -143,13 +143,13 @@ class Tokenizer:
 
 
 def cut_for_encoding(text: str, size: int = CHUNK) -> Iterator[str]:
-    """Pieces of at most about `size` characters that tokenise like the whole."""
+    """Pieces of at most `size` characters that tokenise like the whole."""
     start = 0
     while len(text) - start > size:
         end = start + size
-        for match in BOUNDARY.finditer(text, start + size // 2, end):
-            end = match.start()
-            break
+        place = BOUNDARY.search(text, start + max(1, size // 2), end)
+        if place is not None:
+            end = place.start()
         yield text[start:end]
         start = end
     yield text[start:]

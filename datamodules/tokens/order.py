@@ -8,7 +8,7 @@ import numpy as np
 import xxhash
 
 ROUNDS = 8
-LEAST_BITS = 8  # a network of fewer bits has too few different permutations; walking makes up for the wider range
+LEAST_BITS = 4  # narrower networks have too few different permutations; walking makes up for the wider range
 
 
 class Permutation:
