@@ -57,22 +57,18 @@ class ArgumentParser(LightningArgumentParser):
         sys.exit(2)
 
 
-class SaveRunConfig(SaveConfigCallback):
-    """Write the resolved configuration into the run's folder, whichever logger is used."""
+class RunFiles(SaveConfigCallback):
+    """Keep the files of a run's folder in step with the run, from the moment when nothing can refuse it any more."""
 
-    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write `config.yaml`, unless a resumed run has it already."""
-        path = Path(trainer.default_root_dir) / "config.yaml"
-        if stage == "fit" and not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, str(path), skip_none=False, overwrite=False)
-
-
-class RewindMetrics(L.Callback):
-    """Let the rows of `metrics.csv` that a resumed run will write again be written once."""
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Nothing: Lightning would write here, before the data and the model have been checked."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Drop the rows from the step on at which training goes on."""
+        """Write `config.yaml`, unless a resumed run has it; drop the metrics that a resumed run will write again."""
+        path = Path(trainer.default_root_dir) / "config.yaml"
+        if trainer.is_global_zero and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, str(path), skip_none=False, overwrite=False)
         if isinstance(trainer.logger, MetricsFile):
             trainer.logger.rewind(trainer.global_step)
 
@@ -91,8 +87,7 @@ class LabyrinthCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             parser_class=ArgumentParser,
-            save_config_callback=SaveRunConfig,
-            save_config_kwargs={"save_to_log_dir": False},
+            save_config_callback=RunFiles,
             seed_everything_default=1,
             auto_configure_optimizers=False,
             # Validation after every N optimizer steps is the module's `validate_every`.
@@ -173,9 +168,7 @@ class LabyrinthCLI(LightningCLI):
         if trainer_config.get("logger") in (None, True):
             fitting = self.subcommand == "fit"
             kwargs["logger"] = MetricsFile(str(self.run_folder)) if fitting else False
-        trainer = super().instantiate_trainer(**kwargs)
-        trainer.callbacks.append(RewindMetrics())  # type: ignore[attr-defined]
-        return trainer
+        return super().instantiate_trainer(**kwargs)
 
     def _instantiate_trainer(self, config: Any, callbacks: list[L.Callback]) -> L.Trainer:
         if config.get("enable_progress_bar") is not False:
@@ -261,6 +254,7 @@ def set_up_logging() -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     for name in ("datamodules", "llm"):
         logger = logging.getLogger(name)
+        logger.handlers.clear()  # of an earlier command in this process
         logger.setLevel(logging.INFO if rank_zero_only.rank == 0 else logging.WARNING)  # type: ignore[attr-defined]
         logger.addHandler(handler)
 

@@ -2,7 +2,6 @@
 
 from torch import Tensor
 
-from llm.model import next_token_loss
 from llm.modules.base import LanguageModule
 
 
@@ -11,7 +10,8 @@ class PretrainModule(LanguageModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Σ nll of one micro-batch, scaled so that the step's gradient is the mean over its targets."""
-        return self.accumulate_loss(*next_token_loss(self(batch["tokens"]), batch["targets"]))
+        assert self.model is not None
+        return self.accumulate_loss(*self.model(batch["tokens"], batch["targets"]))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Add a batch to the sums behind `val_loss` (nats per token) and `val_bpb` (bits per byte)."""

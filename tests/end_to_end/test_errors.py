@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from support.command_line import TINY, assert_one_sentence, environment, llm, llm_until, write_texts
 
+from llm.__main__ import main
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -62,7 +64,7 @@ CASES = {
         1,
         ["broken.jsonl", "4"],
     ),
-    "vocabulary": (["prepare", *TINY, "--data.vocab_size=30000"], 1, ["30,000", "vocab_size"]),
+    "vocabulary": (["prepare", *TINY, "--data.vocab_size=30000"], 1, ["30000", "vocab_size"]),
     "small corpus": (["fit", *TINY, "--data.global_batch_tokens=327680"], 1, ["global_batch_tokens"]),
     "prompt option": (["generate", "--checkpoint", "x", "--promt", "y"], 2, ["--promt", "did you mean '--prompt'"]),
     "no model": (["generate", "--checkpoint", "nothing", "--prompt", "y"], 1, ["no checkpoint at nothing"]),
@@ -70,11 +72,27 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_bad_input_gets_one_sentence(case: str, folder: Path):
+def test_bad_input_gets_one_sentence(
+    case: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    # In this process, which spares the imports; the test below asks the same of a process of its own.
+    arguments, code, parts = CASES[case]
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["llm", *arguments])
+    try:
+        got = main(arguments)
+    except SystemExit as stopped:
+        got = stopped.code
+    error = capfd.readouterr().err
+    assert_one_sentence(got, error, code, *parts)
+    assert not list(folder.glob("runs/*")), "a run that never began left a folder"
+
+
+@pytest.mark.parametrize("case", ["command", "option", "missing path"])
+def test_the_exit_code_is_that_of_the_process(case: str, folder: Path):
     arguments, code, parts = CASES[case]
     done = llm(*arguments, folder=folder)
-    assert_one_sentence(done, code, *parts)
-    assert not list(folder.glob("runs/*")), "a run that never began left a folder"
+    assert_one_sentence(done.returncode, done.stderr, code, *parts)
 
 
 def test_help_is_quick_and_names_what_there_is(folder: Path):
@@ -108,7 +126,7 @@ def test_a_run_folder_that_cannot_be_written_is_said_in_one_sentence(folder: Pat
     blocked = tmp_path / "runs"
     blocked.write_text("a file where the folder should be")
     done = llm("fit", *TINY, f"--runs={blocked}", folder=folder)
-    assert_one_sentence(done, 1, str(blocked))
+    assert_one_sentence(done.returncode, done.stderr, 1, str(blocked))
 
 
 def test_a_broken_pipe_is_no_traceback(folder: Path):

@@ -67,7 +67,18 @@ def test_generate_from_a_copy_of_the_checkpoint_alone(finished: Path, tmp_path: 
     copy = tmp_path / "model.ckpt"
     copy.write_bytes((finished / "runs/whole/checkpoints/best.ckpt").read_bytes())
     runs = [
-        llm("generate", "--checkpoint", str(copy), "--prompt", "Ab", "--max_new_tokens", "20", "--seed", seed, folder=tmp_path)
+        llm(
+            "generate",
+            "--checkpoint",
+            str(copy),
+            "--prompt",
+            "Ab",
+            "--max_new_tokens",
+            "20",
+            "--seed",
+            seed,
+            folder=tmp_path,
+        )
         for seed in ("1", "1", "2")
     ]
     assert all(run.returncode == 0 for run in runs), runs[0].stderr

@@ -78,11 +78,11 @@ def write_texts(folder: Path, documents: int = 60, seed: int = 0) -> None:
         (folder / "texts" / f"{number:03}.txt").write_text("\n".join(sentences))
 
 
-def assert_one_sentence(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:
-    """The command failed with `code`, and its last line is an error that holds each of `parts`; no traceback."""
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: "), done.stderr
+def assert_one_sentence(got: int, error: str, code: int, *parts: str) -> None:
+    """The command ended with `code`; its last line is an error that holds each of `parts`, and there is no traceback."""
+    assert got == code, error
+    assert "Traceback" not in error
+    last = error.strip().splitlines()[-1]
+    assert last.startswith("error: "), error
     for part in parts:
         assert part in last, last
