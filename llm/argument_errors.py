@@ -15,8 +15,11 @@ _UNKNOWN = (
     (re.compile(r"Expected a dot import path string: ([\w.]+)"), "no class {}"),
     (re.compile(r"Unexpected import path format: ([\w.]+)"), "no class {}"),
 )
+_TYPES = (
+    (re.compile(r"Expected a <class '(\w+)'>\.?"), r"it must be \1"),
+    (re.compile(r"Expected a typing\.Literal\[(.*?)\]\.?"), r"it must be one of \1"),
+)
 _VALUE = re.compile(r'Parser key "([\w.]+)":(.*?)(?: Got value: (.*?))?(?: Given value.*)?$')
-_DAMAGED = re.compile(r"Problems parsing config: (.*)")
 
 
 def explain(message: str, known: Iterable[str]) -> str:
@@ -27,14 +30,14 @@ def explain(message: str, known: Iterable[str]) -> str:
         found = pattern.search(text)
         if found:
             word = found.group(1)
-            return sentence.format(repr(word)) + (nearest(word, known) or _nearest_key(word, known))
-    damaged = _DAMAGED.search(text)
-    if damaged:
-        return f"the configuration is not valid YAML: {damaged.group(1)}"
+            near = nearest(word, known) or _nearest_key(word, known)
+            return sentence.format(repr(word)) + (near or " (--help lists what there is)")
     value = _VALUE.search(text)
     if value:
         key, what, given = value.groups()
         what = what.strip().removeprefix("Does not validate against any of the Union subtypes").strip()
+        for pattern, plain in _TYPES:
+            what = pattern.sub(plain, what)
         return f"{key}: {what}" + (f" (given: {given[:80]})" if given else "")
     return text
 

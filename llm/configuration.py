@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+import yaml
+
 from llm.errors import UserError
 
 _HERE = Path(__file__).resolve().parent
@@ -28,6 +30,7 @@ def find_config(name: str) -> Path:
     """The file that `--config NAME` means: a path, or the name of a shipped configuration."""
     path = Path(name)
     if path.is_file():
+        _check_yaml(path)
         return path
     shipped = shipped_configs()
     if name in shipped:
@@ -36,6 +39,19 @@ def find_config(name: str) -> Path:
         f"--config {name}: there is no such file, and no shipped configuration of that name "
         f"(there are: {', '.join(shipped)}){nearest(name, shipped)}"
     )
+
+
+def _check_yaml(path: Path) -> None:
+    """UserError with file and line where the file cannot be a configuration."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{path} is not valid YAML (line {line}: {error.problem}); mend it there") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is not a text file; give a YAML file") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no keys with values; give a YAML file such as the shipped quickstart")
 
 
 def resolve_config_flags(arguments: Sequence[str]) -> list[str]:

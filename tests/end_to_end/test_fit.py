@@ -1,13 +1,14 @@
 """One run from text to text: what it leaves, how it is resumed, how it is interrupted."""
 
 import csv
+import resource
 import signal
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from support.command_line import TINY, llm, llm_until, write_texts
+from support.command_line import TINY, assert_one_sentence, llm, llm_until, write_texts
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +138,35 @@ def test_a_second_run_never_overwrites_the_first(finished: Path):
     assert done.returncode == 0, done.stderr
     assert (finished / "runs/whole-2/checkpoints/last.ckpt").exists()
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_a_checkpoint_of_another_tokenizer_is_refused(finished: Path):
+    flags = ["--data.vocab_size=310", "--name=other", "--ckpt_path=runs/whole/checkpoints/last.ckpt"]
+    done = llm("fit", *TINY, *flags, "--model.gpt.vocab_size=300", folder=finished)
+    assert_one_sentence(done.returncode, done.stderr, 1, "tokenizer has 310 ids", "gpt.vocab_size is 300")
+    done = llm("fit", *TINY, *flags, folder=finished)
+    assert_one_sentence(done.returncode, done.stderr, 1, "checkpoint's tokenizer differs from the data's")
+    assert not (finished / "runs/other").exists()
+
+
+def test_a_prompt_longer_than_the_context_is_refused(finished: Path):
+    done = llm("generate", "--checkpoint", "runs/whole", "--prompt", "Ab c " * 40, folder=finished)
+    assert_one_sentence(done.returncode, done.stderr, 1, "the prompt has", "context is 32")
+    assert done.stdout == ""
+
+
+def test_a_full_disk_while_saving_is_one_sentence_and_the_earlier_checkpoint_stays(finished: Path):
+    flags = [*TINY, "--name=full", "--model.max_tokens=2048"]
+    assert llm("fit", *flags, folder=finished).returncode == 0
+    checkpoint = finished / "runs/full/checkpoints/last.ckpt"
+    before = checkpoint.read_bytes()
+
+    def no_file_above(size: int = 20_000) -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    longer = [*TINY, "--name=full", "--ckpt_path=last"]
+    done = llm("fit", *longer, folder=finished, preexec_fn=no_file_above)
+    assert_one_sentence(done.returncode, done.stderr, 1, "File too large")
+    assert checkpoint.read_bytes() == before
+    assert {path.name for path in checkpoint.parent.iterdir()} == {"best.ckpt", "last.ckpt"}
