@@ -65,10 +65,13 @@ class TrainingCurve(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
-        """Note the value of the step that just ended."""
+        """Note the value at the first step and at every logging step; reading metrics is not free."""
+        step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if trainer.fit_loop._should_accumulate() or (step != 1 and step % every):
+            return
         value = trainer.callback_metrics.get(self.metric)
-        if value is not None and not trainer.fit_loop._should_accumulate():
-            self.points.append((trainer.global_step, float(value)))
+        if value is not None:
+            self.points.append((step, float(value)))
             if len(self.points) > self.MAX_POINTS:
                 del self.points[1::2]
 

@@ -17,6 +17,8 @@ _SHOWN = {
     "tokens_per_second": ("tokens/s", "{:,.0f}"),
 }
 
+_BAR_SECONDS = 0.2  # between two drawings of the bar
+
 
 def readable_seconds(seconds: float) -> str:
     """Seconds as `m:ss` or `h:mm:ss`."""
@@ -43,7 +45,7 @@ class Progress(ProgressBar):
         self._enabled = True
         self._bar: RichProgress | None = None
         self._task: Any = None
-        self._last_line = self._started = 0.0
+        self._last_shown = self._started = 0.0
         self._first_step = 0
 
     def disable(self) -> None:
@@ -58,7 +60,7 @@ class Progress(ProgressBar):
         """Draw the bar, from where a resumed run stands."""
         if not self._enabled:
             return
-        self._started, self._first_step, self._last_line = time.monotonic(), trainer.global_step, float("-inf")
+        self._started, self._first_step, self._last_shown = time.monotonic(), trainer.global_step, float("-inf")
         if not self.console.is_terminal:
             return
         columns = [
@@ -80,15 +82,14 @@ class Progress(ProgressBar):
         """Move on."""
         if not self._enabled:
             return
-        if self._bar is not None:
-            self._bar.update(self._task, completed=trainer.global_step, shown=self._shown(trainer))
-        elif time.monotonic() - self._last_line >= self.seconds_between_lines:
-            self._print_line(trainer)
+        # Reading the metrics takes longer than a small step should wait for it: not at every step.
+        if time.monotonic() - self._last_shown >= (self.seconds_between_lines if self._bar is None else _BAR_SECONDS):
+            self._show(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show the new score."""
-        if self._enabled and self._bar is None and trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._print_line(trainer)
+        if self._enabled and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._show(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the bar where it ended."""
@@ -120,8 +121,11 @@ class Progress(ProgressBar):
             if name in metrics
         )
 
-    def _print_line(self, trainer: L.Trainer) -> None:
-        self._last_line = now = time.monotonic()
+    def _show(self, trainer: L.Trainer) -> None:
+        self._last_shown = now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=trainer.global_step, shown=self._shown(trainer))
+            return
         total, done = self._total_steps(trainer), trainer.global_step
         parts = [f"step {done}" + (f"/{total}" if total else ""), self._shown(trainer)]
         if total and done > self._first_step:

@@ -36,7 +36,7 @@ def reserve_run_folder(runs: str | Path, name: str) -> Path:
 def release_if_empty(folder: Path) -> None:
     """Give a reserved folder back when the run ended before it wrote anything."""
     os.environ.pop(_ENVIRONMENT_KEY, None)
-    for path in (folder / "checkpoints", folder):
+    for path in (folder / "checkpoints", folder, folder.parent):
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
 

@@ -1,0 +1,38 @@
+"""Every shipped configuration makes a trainer, a data module and a model, with nothing prepared."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from datamodules import PretrainDataModule
+from llm import GPT, PretrainModule
+from llm.cli import LabyrinthCLI
+from llm.configuration import shipped_configs
+
+
+class Made(LabyrinthCLI):
+    """Stops before it runs."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        self._release()
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_shipped_configs_can_be_instantiated(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["llm"])
+    made = Made(["fit", "--config", name, "--trainer.accelerator=cpu", "--trainer.precision=32-true"])
+    assert isinstance(made.model, PretrainModule)
+    assert isinstance(made.datamodule, PretrainDataModule)
+    assert made.model.config.vocab_size == made.datamodule.vocab_size
+    assert made.model.config.context_length == made.datamodule.context_length
+    with torch.device("meta"):
+        GPT(made.model.config)
+    assert not list(tmp_path.iterdir()), "nothing is written before a run begins"
+
+
+@pytest.mark.parametrize("path", shipped_configs().values(), ids=lambda path: path.stem)
+def test_shipped_configs_hold_only_what_differs(path: Path):
+    assert len(path.read_text().splitlines()) <= 30
