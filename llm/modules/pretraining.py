@@ -1,17 +1,47 @@
 """PretrainModule: a GPT that learns to predict the next token of running text."""
 
+from typing import Any
+
 from torch import Tensor
 
+from llm.errors import UserError
 from llm.modules.base import LanguageModule
 
 
 class PretrainModule(LanguageModule):
-    """Next-token prediction on packed rows of text, scored in bits per byte of the validation text."""
+    """Next-token prediction on packed rows of text, scored in bits per byte of the validation text.
+
+    Args:
+        short_context: length into which the rows are cut at the beginning of training, a divisor of the row's length;
+            None trains on whole rows throughout. A short context costs less attention, and what a model learns first
+            needs no long one (Press et al. 2021, Shortformer; Li et al. 2022, sequence length warmup). The tokens of
+            a step stay the same; positions restart in each piece.
+        short_share: share of the steps that see the short context.
+        settings: those of LanguageModule.
+    """
+
+    def __init__(self, short_context: int | None = None, short_share: float = 0.5, **settings: Any) -> None:
+        super().__init__(**settings)
+        if not 0 <= short_share <= 1:
+            raise UserError(f"model.short_share is {short_share}: it is a share of the steps, from 0 to 1")
+        length = self.config.context_length
+        if short_context is not None and (short_context < 1 or length % short_context):
+            raise UserError(f"model.short_context is {short_context}: it must divide the context of {length}")
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Σ nll of one micro-batch, scaled so that the step's gradient is the mean over its targets."""
         assert self.model is not None
-        return self.accumulate_loss(*self.model(batch["tokens"], batch["targets"]))
+        tokens, targets = batch["tokens"], batch["targets"]
+        if self.short_context is not None:
+            tokens, targets = tokens.reshape(-1, self.short_context), targets.reshape(-1, self.short_context)
+        return self.accumulate_loss(*self.model(tokens, targets))
+
+    @property
+    def short_context(self) -> int | None:
+        """Length into which the rows of this step are cut, or None where they stay whole."""
+        assert self.total_steps is not None
+        short: int | None = self.hparams["short_context"]
+        return short if self.trainer.global_step < self.hparams["short_share"] * self.total_steps else None
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Add a batch to the sums behind `val_loss` (nats per token) and `val_bpb` (bits per byte)."""
@@ -33,6 +63,16 @@ class PretrainModule(LanguageModule):
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Each target and its negative log-likelihood in nats: int64 [B, T] and float32 [B, T]."""
         return {"targets": batch["targets"], "nll": self.score(batch)}
+
+    @property
+    def flops_per_token(self) -> float:
+        """As in LanguageModule; a short context has less attention to compute."""
+        flops = super().flops_per_token
+        if self.short_context is not None:
+            config = self.config
+            beyond = config.context_length - self.short_context
+            flops -= 12 * config.n_layers * config.n_heads * config.head_dim * beyond
+        return flops
 
     def _log_scores(self, stage: str) -> None:
         assert self.bits_per_byte is not None

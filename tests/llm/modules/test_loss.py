@@ -7,6 +7,7 @@ import torch
 from support.fake_data import ListDataModule, make_batch, make_module, make_trainer
 from torch import Tensor
 
+from llm.errors import UserError
 from llm.model import next_token_loss
 from llm.modules import PretrainModule
 
@@ -74,3 +75,29 @@ def test_the_logged_loss_is_that_of_the_whole_step():
         sums = [next_token_loss(module(b["tokens"]), b["targets"]) for b in UNEVEN]
     wanted = sum(float(nll) for nll, _ in sums) / sum(int(n) for _, n in sums)
     assert float(trainer.callback_metrics["train_loss"]) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_short_context_cuts_rows_in_the_first_share_of_the_steps_only():
+    shapes: list[tuple[int, ...]] = []
+    targets = 0
+    module = make_module(short_context=4, short_share=0.5, max_tokens=6 * 16)
+    module.configure_model()
+    assert module.model is not None
+    plain = module.model.forward
+
+    def watched(tokens: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal targets
+        shapes.append(tuple(tokens.shape))
+        targets += int((given != -100).sum())
+        return plain(tokens, given)
+
+    module.model.forward = watched  # type: ignore[assignment, method-assign]
+    make_trainer(max_epochs=-1).fit(module, datamodule=ListDataModule(UNEVEN))
+    assert shapes == [(4, 4)] * 3 + [(2, 8)] * 3
+    assert targets == sum(int((batch["targets"] != -100).sum()) for batch in UNEVEN)  # none is lost (B8)
+
+
+@pytest.mark.parametrize("settings", [{"short_context": 3}, {"short_context": 0}, {"short_share": 1.5}])
+def test_a_short_context_that_cannot_be_is_refused(settings: dict[str, Any]):
+    with pytest.raises(UserError, match="short_"):
+        make_module(**settings)
