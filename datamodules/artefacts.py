@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 INPUTS = "inputs.json"  # apart from the manifest: with many input files it is large, and reuse must not read it
 PARTIAL = ".partial"
-UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.ENOTDIR, errno.EFBIG}
+UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
 SHOWN_CHANGES = 5
 
 

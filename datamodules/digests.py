@@ -1,5 +1,6 @@
 """Digests of input files, remembered by their size and times so that unchanged large files are not read again."""
 
+import contextlib
 import json
 import os
 import time
@@ -68,4 +69,5 @@ class FileDigests:
             os.replace(partial, self.path)
             self.changed = False
         except OSError:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink()
