@@ -63,7 +63,7 @@ def joined(before: Result, after: Result) -> Result:
 
 LIMITS = {"by steps": {"max_steps": STEPS, "max_epochs": -1}, "by epochs": {"max_epochs": 2}}
 # Epochs have 36 batches: within an epoch after a step, within an accumulation, at and around the end of an epoch.
-PLACES = [1, 3, 8, 10, 35, 36, 37, 40, 45]
+PLACES = [3, 8, 35, 36, 37, 45]
 
 
 @pytest.mark.parametrize("during", [False, True])
@@ -159,8 +159,7 @@ def ranks(tmp_path: Path, data: dict[str, Any], n_ranks: int, **options: Any) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("first", "second"), [(1, 2), (2, 1), (2, 2)])
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize(("first", "second", "num_workers"), [(1, 2, 0), (2, 1, 0), (2, 2, 2)])
 def test_stopped_and_resumed_on_other_ranks(
     tmp_path: Path, data: dict[str, Any], first: int, second: int, num_workers: int
 ) -> None:
