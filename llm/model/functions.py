@@ -18,9 +18,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
     PyTorch has a fused kernel on accelerators; on a CPU it strings seven operations together, and this takes over.
     """
-    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64):
+    if x.device.type == "cpu" and x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64):
         return _RMSNorm.apply(x, weight, eps)
-    return F.rms_norm(x, weight.shape, weight, eps)
+    return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps)  # of two dtypes, the fused kernel would refuse
 
 
 class _RMSNorm(Function):

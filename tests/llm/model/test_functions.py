@@ -1,0 +1,131 @@
+"""Each hand-written backward pass against finite differences and against its plain form."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llm.model.functions import linear_cross_entropy, rms_norm, rotate_half, swiglu
+from llm.model.loss import IGNORED, head_and_loss, next_token_loss
+
+
+def draw(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(sum(shape))).requires_grad_()
+
+
+def angles(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    angle = torch.linspace(0, 9, 12, dtype=dtype).view(4, 1, 3)
+    return angle.cos().repeat(1, 1, 2), angle.sin()
+
+
+def plain_rotation(x: Tensor) -> Tensor:
+    cos, sin = angles(x.dtype)
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat((-second, first), -1) * torch.cat((sin, sin), -1)
+
+
+TARGETS = torch.tensor([1, IGNORED, 3, 0, 5, IGNORED, 2])
+CASES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], list[tuple[int, ...]]]] = {
+    "rms_norm": (lambda x, w: rms_norm(x, w, 1e-5), lambda x, w: F.rms_norm(x, (6,), w, 1e-5), [(3, 4, 6), (6,)]),
+    "rotate_half": (lambda x: rotate_half(x, *angles(x.dtype)), plain_rotation, [(2, 4, 3, 6)]),
+    "swiglu": (swiglu, lambda gate, up: F.silu(gate) * up, [(3, 5), (3, 5)]),
+    "linear_cross_entropy": (
+        lambda x, w: linear_cross_entropy(x, w, TARGETS, IGNORED, chunk=3),
+        lambda x, w: F.cross_entropy(x @ w.T, TARGETS, ignore_index=IGNORED, reduction="sum"),
+        [(7, 4), (6, 4)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_match_finite_differences(name: str) -> None:
+    function, _, shapes = CASES[name]
+    assert torch.autograd.gradcheck(function, [draw(*shape) for shape in shapes])
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_values_and_gradients_match_the_plain_form(name: str, dtype: torch.dtype) -> None:
+    function, plain, shapes = CASES[name]
+    inputs = [draw(*shape, dtype=dtype) for shape in shapes]
+    ours, theirs = function(*inputs), plain(*inputs)
+    torch.testing.assert_close(ours, theirs)
+    grad = draw(*ours.shape, dtype=dtype).detach()
+    for a, b in zip(torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(theirs, inputs, grad), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_gradients_that_are_not_contiguous_are_understood() -> None:
+    x, weight = draw(4, 3, 6), draw(6)
+    grad = torch.randn(3, 4, 6, dtype=torch.float64).transpose(0, 1)
+    ours = torch.autograd.grad(rms_norm(x, weight, 1e-5), (x, weight), grad)
+    theirs = torch.autograd.grad(F.rms_norm(x, (6,), weight, 1e-5), (x, weight), grad)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_backward_can_run_twice() -> None:
+    x, weight = draw(7, 4), draw(6, 4)
+    loss = linear_cross_entropy(x, weight, TARGETS, IGNORED, 3)
+    first = torch.autograd.grad(loss, (x, weight), retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(loss, (x, weight)), first)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_kept(dtype: torch.dtype) -> None:
+    x = draw(2, 4, 3, 6).detach()
+    assert rotate_half(x.to(dtype), *angles(torch.float32)).dtype == dtype
+    torch.testing.assert_close(
+        rotate_half(x.to(dtype), *angles(torch.float32)).double(), plain_rotation(x), rtol=0.02, atol=0.02
+    )
+    assert rms_norm(x.to(dtype), torch.ones(6, dtype=dtype), 1e-5).dtype == dtype
+
+
+class TestLoss:
+    """The loss is a sum and a count, shifts nothing, and is the same with the head fused in and without."""
+
+    def test_nothing_is_shifted(self) -> None:
+        logits = torch.full((1, 3, 4), -50.0).scatter(-1, torch.tensor([[[2], [0], [3]]]), 50.0)
+        nll, count = next_token_loss(logits, torch.tensor([[2, 0, 3]]))
+        assert (nll.item(), count.item()) == (0.0, 3)
+
+    @pytest.mark.parametrize("rows", [1, 600])  # less than a chunk, and more than one
+    def test_fused_equals_plain(self, rows: int) -> None:
+        x, weight = draw(rows, 2, 8, dtype=torch.float32), draw(20, 8, dtype=torch.float32)
+        targets = torch.randint(20, (rows, 2), generator=torch.Generator().manual_seed(0))
+        targets[0, 1] = IGNORED
+        fused, plain = head_and_loss(x, weight, targets), next_token_loss(x @ weight.T, targets)
+        torch.testing.assert_close(fused[0], plain[0], rtol=1e-6, atol=1e-5)
+        assert fused[1] == plain[1] == rows * 2 - 1
+        for a, b in zip(
+            torch.autograd.grad(fused[0], (x, weight)), torch.autograd.grad(plain[0], (x, weight)), strict=True
+        ):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+    def test_no_target_is_zero_and_finite(self) -> None:
+        x, weight = draw(2, 3, 8, dtype=torch.float32), draw(20, 8, dtype=torch.float32)
+        targets = torch.full((2, 3), IGNORED)
+        for nll, count in (head_and_loss(x, weight, targets), next_token_loss(x @ weight.T, targets)):
+            assert (nll.item(), count.item()) == (0.0, 0)
+            assert (torch.autograd.grad(nll, x)[0] == 0).all()
+
+    def test_unlikely_targets_are_finite(self) -> None:
+        weight = torch.tensor([[500.0], [-500.0]])
+        nll, _ = head_and_loss(torch.ones(1, 1, 1), weight, torch.tensor([[1]]))
+        assert nll.item() == pytest.approx(1000.0)
+
+    def test_autocast_takes_the_plain_path(self) -> None:
+        x, weight = draw(2, 3, 8, dtype=torch.float32), draw(20, 8, dtype=torch.float32)
+        with torch.autocast("cpu", torch.bfloat16):
+            nll, _ = head_and_loss(x, weight, torch.zeros(2, 3, dtype=torch.int64))
+        nll.backward()
+        assert x.grad is not None
+        assert nll.dtype == torch.float32
+
+    def test_scoring_without_gradients(self) -> None:
+        x, weight = draw(2, 3, 8, dtype=torch.float32), draw(20, 8, dtype=torch.float32)
+        targets = torch.arange(6).view(2, 3)
+        with torch.inference_mode():
+            nll, _ = head_and_loss(x, weight, targets)
+        torch.testing.assert_close(nll, next_token_loss(x @ weight.T, targets)[0].detach())
