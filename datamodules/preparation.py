@@ -93,6 +93,10 @@ class Preparation:
             "seconds": round(time.perf_counter() - start, 3),
         }
 
+    def is_complete(self) -> bool:
+        """Whether there is nothing left to make."""
+        return find(self.recipes()[2], self.cache_dir) is not None
+
     def load(self) -> Prepared:
         """Open what `prepare` made, found by its fingerprint alone.
 

@@ -147,6 +147,12 @@ class PretrainDataModule(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Make documents, tokenizer and tokens, or reuse them. Lightning calls it on one process of each node."""
+        if self.trainer is not None and self.trainer.world_size > 1 and not self.preparation.is_complete():
+            log.warning(
+                "preparing the data while %d processes wait; for a large corpus call prepare_data() in a job of one "
+                "process first",
+                self.trainer.world_size,
+            )
         self.prepare()
 
     def prepare(self) -> dict[str, Any]:

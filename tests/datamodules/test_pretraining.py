@@ -2,6 +2,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -199,6 +200,75 @@ def test_a_short_lightning_epoch_goes_on_where_it_stopped(small: Small, tmp_path
     trainer(tmp_path, max_steps=6, max_epochs=-1).fit(whole, datamodule=small())
     trainer(tmp_path, max_epochs=3, limit_train_batches=8).fit(parts, datamodule=small())
     assert [batch["tokens"].tolist() for batch in parts.seen] == [batch["tokens"].tolist() for batch in whole.seen]
+
+
+def as_rank(data: PretrainDataModule, rank: int, world_size: int, **options: Any) -> PretrainDataModule:
+    """Give a data module a trainer of several ranks, as far as it looks at one."""
+    connector = SimpleNamespace(use_distributed_sampler=options.pop("use_distributed_sampler", False))
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        distributed_sampler_kwargs={"num_replicas": world_size, "rank": rank},
+        world_size=world_size,
+        accumulate_grad_batches=1,
+        lightning_module=None,
+        global_step=0,
+        fit_loop=SimpleNamespace(is_resuming=False),
+        _accelerator_connector=connector,
+        **options,
+    )
+    return data
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 7])
+def test_ranks_validate_disjoint_rows_in_equally_many_batches(small: Small, world_size: int) -> None:
+    small().prepare()
+    ranks = [list(as_rank(small(eval_batch_size=3), rank, world_size).val_dataloader()) for rank in range(world_size)]
+    assert len({len(batches) for batches in ranks}) == 1
+    for batches in zip(*ranks, strict=True):
+        assert len({len(batch["tokens"]) for batch in batches}) == 1
+    store = small().prepared.validation
+    assert store is not None
+    targets = torch.cat([batch["targets"].flatten() for batches in ranks for batch in batches])
+    assert sorted(targets[targets != IGNORED].tolist()) == sorted(store.tokens[1:].tolist())
+    rows = -(-(store.n_tokens - 1) // 32)
+    assert sum(len(batch["tokens"]) for batches in ranks for batch in batches) - rows < world_size
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_ranks_train_on_disjoint_rows_and_a_step_is_the_same(small: Small, world_size: int, batch_size: int) -> None:
+    small().prepare()
+    whole = small()
+    steps = whole.steps_per_epoch
+    reference = torch.cat([batch["tokens"] for batch in whole.train_dataloader()]).reshape(steps, 8, 32)
+    parts = []
+    for rank in range(world_size):
+        data = as_rank(small(batch_size=batch_size), rank, world_size)
+        data.setup("fit")
+        tokens = torch.cat([batch["tokens"] for batch in data.train_dataloader()])
+        parts.append(tokens.reshape(steps, 8 // world_size, 32))
+    together = torch.cat(parts, dim=1)
+    for step in range(steps):
+        assert sorted(together[step].tolist()) == sorted(reference[step].tolist())
+
+
+def test_a_sampler_of_lightnings_own_is_refused(small: Small) -> None:
+    small().prepare()
+    with pytest.raises(DataError, match=r"set trainer\.use_distributed_sampler to false"):
+        as_rank(small(), 0, 2, use_distributed_sampler=True).setup("fit")
+
+
+def test_a_step_that_the_devices_cannot_share(small: Small) -> None:
+    small().prepare()
+    with pytest.raises(DataError, match=r"8 rows, which 3 devices cannot share evenly; .* a multiple of 96"):
+        as_rank(small(), 0, 3).setup("fit")
+
+
+def test_a_job_of_several_processes_is_told_to_prepare_first(small: Small, caplog: pytest.LogCaptureFixture) -> None:
+    as_rank(small(), 0, 2).prepare_data()
+    assert "preparing the data while 2 processes wait" in caplog.text
+    caplog.clear()
+    as_rank(small(), 0, 2).prepare_data()
+    assert "processes wait" not in caplog.text
 
 
 def test_the_hyperparameters_are_primitives(small: Small) -> None:

@@ -85,7 +85,8 @@ import sys
 from pathlib import Path
 from datamodules.corpus.pipeline import Corpus
 cache = Path({str(tmp_path / "cache")!r})
-print(Corpus([{str(texts)!r}]).plan(cache).prepare(cache).manifest["counts"]["read"]["documents"], "torch" in sys.modules)
+made = Corpus([{str(texts)!r}]).plan(cache).prepare(cache)
+print(made.manifest["counts"]["read"]["documents"], "torch" in sys.modules)
 """
     assert run(code).stdout.split() == ["60", "False"]
 
