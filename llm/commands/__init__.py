@@ -1,1 +1,25 @@
-"""The light commands, one a file: `main(arguments) -> exit code`. torch is imported only when one has work to do."""
+"""The commands by name. Those with a file here are light: torch is imported only when one has work to do."""
+
+from llm.configuration import shipped_configs
+
+# Command -> the module whose `main(arguments)` runs it, and what the help says of it.
+COMMANDS = {
+    "fit": ("llm.cli", "train a model: --config FILE [--key value ...]"),
+    "validate": ("llm.cli", "score a checkpoint on the validation text"),
+    "test": ("llm.cli", "score a checkpoint, once more, under the name of test"),
+    "predict": ("llm.cli", "write the loss of every row of validation text as a table"),
+    "prepare": ("llm.commands.prepare", "make the corpus, tokenizer and token store of a config, and stop"),
+    "generate": ("llm.commands.generate", "continue a prompt: --checkpoint PATH --prompt TEXT"),
+}
+
+
+def help_text() -> str:
+    """What `python -m llm --help` prints."""
+    commands = "\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())
+    return (
+        "usage: python -m llm COMMAND [--config FILE] [--key value ...]\n\n"
+        "From raw text to a language model that answers.\n\n"
+        f"commands:\n{commands}\n\n"
+        f"shipped configurations: {', '.join(shipped_configs())}\n"
+        "Each command has its own --help. Every key of a configuration can be given as a flag."
+    )
