@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,9 @@ def print_summary(trainer: L.Trainer, module: LanguageModule) -> None:
         score = getattr(best, "best_model_score", None)
         bpb = f" ({float(score):.4f} bits per byte of validation text)" if score is not None else ""
         console.print(f"best checkpoint: {path}{bpb}")
-        console.print(f"next: python -m llm generate --checkpoint {path} --prompt 'def ' --max_new_tokens 200")
+        prompt = samples.prompts[0] if isinstance(samples, TextSamples) and samples.prompts else "Once"
+        command = f"python -m llm generate --checkpoint {shlex.quote(path)} --prompt {shlex.quote(prompt)}"
+        console.print(f"next: {command} --max_new_tokens 200", markup=False)
 
 
 def print_preparation(summary: dict[str, Any]) -> None:

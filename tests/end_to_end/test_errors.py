@@ -105,12 +105,14 @@ def test_help_is_quick_and_names_what_there_is(folder: Path):
         assert word in done.stdout
 
 
-def test_ctrl_c_while_preparing_leaves_no_folder_that_looks_complete(tmp_path: Path):
+@pytest.mark.parametrize("command", ["prepare", "fit"])
+def test_ctrl_c_while_preparing_leaves_no_folder_that_looks_complete(command: str, tmp_path: Path):
     write_texts(tmp_path, documents=3000)
     begun = lambda: (tmp_path / "data").exists() and any((tmp_path / "data").iterdir())  # noqa: E731
-    code, output = llm_until("prepare", *TINY, folder=tmp_path, ready=begun, stop=signal.SIGINT)
+    code, output = llm_until(command, *TINY, folder=tmp_path, ready=begun, stop=signal.SIGINT)
     assert code == 130, output
     assert "Traceback" not in output
+    assert not list(tmp_path.glob("runs/*")), "a run that never began left a folder"
     done = llm("prepare", *TINY, folder=tmp_path)
     assert done.returncode == 0, done.stderr
 
