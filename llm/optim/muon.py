@@ -18,7 +18,7 @@ _METHODS = ("muon", "adamw")
 
 
 class MuonAdamW(Optimizer):
-    """Step each group by its own `method`: "muon" (the default for none) or "adamw".
+    """Step each group by its own `method`: "muon", or "adamw" where it names none.
 
     Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/): Nesterov momentum, then the nearest
     semi-orthogonal matrix. The step is scaled by 0.2 √max(rows, columns), which gives it the root mean square of a
@@ -63,6 +63,8 @@ class MuonAdamW(Optimizer):
             "momentum": momentum,
             "nesterov": nesterov,
             "ns_steps": ns_steps,
+            # Tells torch's load_state_dict that AdamW's step counts must follow their parameters to another device.
+            "fused": True,
         }
         super().__init__(params, defaults)
         for group in self.param_groups:

@@ -122,6 +122,18 @@ def test_resume_is_bit_identical(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(straight, resumed, strict=True))
 
 
+def test_loaded_step_counts_are_as_the_fused_kernel_wants_them():
+    """torch moves them to the parameter's device, and to float32, only for groups that say `fused`."""
+    parameters = _parameters((8, 8), (8, 8), (8, 8), (8,))
+    optimizer = _optimizer(parameters)
+    _train(parameters, optimizer, steps=2)
+    saved = optimizer.state_dict()
+    saved["state"][2]["step"] = saved["state"][2]["step"].to(torch.float64)
+    optimizer.load_state_dict(saved)
+    assert optimizer.state[parameters[2]]["step"].dtype == torch.float32
+    _train(parameters, optimizer, steps=1)
+
+
 def test_parameters_without_gradient_are_left_alone():
     parameters = _parameters((8, 8), (8, 8), (8, 8), (8,))
     optimizer = _optimizer(parameters)
