@@ -204,6 +204,8 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 def _sync(path: Path) -> None:
     """Force a file or a folder to the disk, so that a power cut after the rename finds all of it."""
+    if os.name == "nt":  # which can sync neither a folder nor a file that is open for reading
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
@@ -167,7 +168,7 @@ class PretrainDataModule(pl.LightningDataModule):
             return
         self._order()
         if prepared.validation is None and self.preparation.corpus.validation_fraction > 0:
-            raise DataError("validation has no text; raise validation_fraction, or set it to 0 for none")
+            raise DataError("validation has no text; give it more, raise validation_fraction, or set it to 0 for none")
         trainer = self.trainer
         if trainer is None:
             return
@@ -238,7 +239,8 @@ class PretrainDataModule(pl.LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if not state_dict:
+        """Take over where a checkpoint stood; only a fit goes on from there, a validation of it does not."""
+        if not state_dict or (self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING):
             return
         self._loaded = dict(state_dict)
         self._consumed = {"samples": state_dict["samples"], "steps": state_dict["steps"]}
@@ -250,7 +252,7 @@ class PretrainDataModule(pl.LightningDataModule):
         }
         changed = [f"{key} {state_dict[key]} -> {value}" for key, value in now.items() if state_dict[key] != value]
         if changed:
-            _info("resumed with another order (%s): samples may come again or be missed", ", ".join(changed))
+            log.warning("resumed with another order (%s): samples may come again or be missed", ", ".join(changed))
 
     # How it is done.
 
@@ -294,13 +296,11 @@ class PretrainDataModule(pl.LightningDataModule):
 
     def _align(self, order: SampleOrder) -> None:
         """At the start of a fit forget the state of an earlier one; after a resume count batches as this run does."""
+        loaded, self._loaded = self._loaded, None
         if self.trainer is None:
             return
-        loaded, self._loaded = self._loaded, None
-        if not self.trainer.fit_loop.is_resuming:
-            self._consumed = {"samples": 0, "steps": 0}
-            return
         if loaded is None:
+            self._consumed = {"samples": 0, "steps": 0}
             return
         progress.set_back_to_step(
             self.trainer,

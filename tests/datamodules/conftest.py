@@ -1,7 +1,8 @@
 """Small corpora for the tests of the data modules."""
 
 import random
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,18 @@ def sentences(seed: int, n_words: int) -> str:
     source = random.Random(seed)
     words = [source.choice(WORDS) for _ in range(n_words)]
     return "\n".join(" ".join(words[start : start + 12]) for start in range(0, n_words, 12)) + "\n"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models of the tests are so small that threads only wait for each other."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 1
+    if torch:
+        torch.set_num_threads(1)
+    yield
+    if torch:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -95,5 +95,6 @@ def fit(
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     options = json.loads(Path(sys.argv[1]).read_text())
     fit(options.pop("data"), options.pop("trainer"), **options)

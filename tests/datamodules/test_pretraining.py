@@ -211,7 +211,6 @@ def as_rank(data: PretrainDataModule, rank: int, world_size: int, **options: Any
         accumulate_grad_batches=1,
         lightning_module=None,
         global_step=0,
-        fit_loop=SimpleNamespace(is_resuming=False),
         _accelerator_connector=connector,
         **options,
     )
@@ -269,6 +268,16 @@ def test_a_job_of_several_processes_is_told_to_prepare_first(small: Small, caplo
     caplog.clear()
     as_rank(small(), 0, 2).prepare_data()
     assert "processes wait" not in caplog.text
+
+
+def test_another_order_after_a_resume_is_said(small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = trainer(tmp_path, max_steps=2, max_epochs=-1)
+    run.fit(Nothing(), datamodule=small())
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    again = trainer(tmp_path, max_steps=4, max_epochs=-1)
+    again.fit(Nothing(), datamodule=small(seed=1), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert "resumed with another order (seed 0 -> 1)" in caplog.text
+    assert again.global_step == 4
 
 
 def test_the_hyperparameters_are_primitives(small: Small) -> None:

@@ -63,12 +63,14 @@ def joined(before: Result, after: Result) -> Result:
 
 LIMITS = {"by steps": {"max_steps": STEPS, "max_epochs": -1}, "by epochs": {"max_epochs": 2}}
 # Epochs have 36 batches: within an epoch after a step, within an accumulation, at and around the end of an epoch.
-PLACES = [3, 8, 35, 36, 37, 45]
+PLACES = [3, 8, 35, 36, 45]
 
 
-@pytest.mark.parametrize("during", [False, True])
 @pytest.mark.parametrize("limit", LIMITS)
-@pytest.mark.parametrize("validation", [{"limit_val_batches": 0}, {"val_check_interval": 12}, {}])
+@pytest.mark.parametrize(
+    ("validation", "during"),
+    [({}, False), ({"limit_val_batches": 0}, False), ({"val_check_interval": 12}, False), ({}, True)],
+)
 def test_stopped_and_resumed(
     tmp_path: Path, data: dict[str, Any], limit: str, validation: dict[str, Any], during: bool
 ) -> None:
@@ -93,14 +95,16 @@ def test_stopped_and_resumed_with_workers(tmp_path: Path, data: dict[str, Any], 
     same(joined(before, after), whole)
 
 
-@pytest.mark.parametrize("limit", LIMITS)
-@pytest.mark.parametrize("sizes", [(16, 32), (16, 8), (8, 64)])
+@pytest.mark.parametrize(
+    ("sizes", "limit"),
+    [((16, 32), "by steps"), ((16, 8), "by steps"), ((8, 64), "by steps"), ((16, 64), "by epochs")],
+)
 def test_resumed_with_another_micro_batch(
     tmp_path: Path, data: dict[str, Any], sizes: tuple[int, int], limit: str
 ) -> None:
     options = LIMITS[limit] | {"devices": 1}
     whole = fit(data, options)
-    for place in (2, 3, 8, 35, 36, 37, 44):
+    for place in (2, 8, 35, 44):
         checkpoint = str(tmp_path / f"{place}.ckpt")
         before = fit(data | {"batch_size": sizes[0]}, options, stop_after=place, checkpoint=checkpoint)
         after = fit(data | {"batch_size": sizes[1]}, options, checkpoint=checkpoint, resume=True)

@@ -16,6 +16,7 @@ class Refuse(importlib.abc.MetaPathFinder):
 
 sys.meta_path.insert(0, Refuse())
 import torch
+torch.set_num_threads(1)
 from lightning.pytorch import LightningModule, Trainer
 from datamodules import PretrainDataModule
 
@@ -42,9 +43,11 @@ data = PretrainDataModule(
     validation_fraction=0.1,
 )
 trainer = Trainer(
-    max_steps=200, max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    max_steps=100, max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
 )
-trainer.fit(Bigrams(data.vocab_size), datamodule=data)
+model = Bigrams(data.vocab_size)
+trainer.fit(model, datamodule=data)
+trainer.validate(model, datamodule=data, verbose=False)
 print("loss", float(trainer.callback_metrics["val_loss"]))
 print("llm" in sys.modules)
 """
@@ -58,7 +61,7 @@ def test_a_foreign_module_learns_from_it(tmp_path: Path, texts: Path) -> None:
     done = run(FOREIGN, str(texts), str(tmp_path / "cache"))
     assert done.returncode == 0, done.stderr
     loss, imported = done.stdout.strip().splitlines()[-2:]
-    assert float(loss.split()[1]) < 3.5  # ln(300) = 5.7 at the start
+    assert float(loss.split()[1]) < 4.0  # ln(300) = 5.7 at the start
     assert imported == "False"
 
 

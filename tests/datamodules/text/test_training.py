@@ -24,31 +24,36 @@ def pieces(text: str, pattern: str = PATTERN) -> list[str]:
 
 
 def plain_bpe(text: str, n_merges: int, rank: Callable[[Pair, dict[str, Any]], Any]) -> list[Pair]:
-    """The algorithm as it is defined, with all pairs counted anew for each merge; `rank` chooses among equal counts."""
+    """The algorithm as it is defined, without a heap; `rank` chooses among pairs of equal counts."""
     alphabet = {character: index for index, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     words = Counter(byte_level.pre_tokenize_str(piece)[0][0] for piece in pieces(text, GPT2_PATTERN))
     spelled = {word: list(word) for word in words}
+    counts: Counter[Pair] = Counter()
+
+    def count(word: str, sign: int) -> None:
+        for pair in pairwise(spelled[word]):
+            counts[pair] += sign * words[word]
+
+    for word in words:
+        count(word, 1)
     merges = []
     for _ in range(n_merges):
-        counts: Counter[Pair] = Counter()
-        for word, symbols in spelled.items():
-            for pair in pairwise(symbols):
-                counts[pair] += words[word]
         most = max(counts.values())
-        left, right = best = max(
-            (pair for pair in counts if counts[pair] == most), key=lambda pair: rank(pair, alphabet)
-        )
+        best = max((pair for pair in counts if counts[pair] == most), key=lambda pair: rank(pair, alphabet))
+        left, right = best
         alphabet[left + right] = len(alphabet)
         merges.append(best)
-        for word, symbols in spelled.items():
-            if left + right in word:
-                merged, at = [], 0
+        for word in words:
+            if left + right in word and best in pairwise(spelled[word]):
+                count(word, -1)
+                symbols, merged, at = spelled[word], [], 0
                 while at < len(symbols):
                     both = symbols[at : at + 2] == [left, right]
                     merged.append(left + right if both else symbols[at])
                     at += 2 if both else 1
                 spelled[word] = merged
+                count(word, 1)
     return merges
 
 
