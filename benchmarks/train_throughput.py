@@ -1,0 +1,205 @@
+"""Tokens/s and MFU of our training step against transformers' Llama and GPT-2 of the same shape, in one run.
+
+    python benchmarks/train_throughput.py [--shape wide] [--rounds 9] [--threads 2] [--profile]
+
+A step is forward, loss, backward and a fused AdamW update of random tokens in float32. Every round times one step of
+each contestant and the peak of a square matrix product, so that a busy machine slows all of them alike; medians count.
+MFU counts operations as `GPTConfig.flops_per_token` says, for every contestant, as a share of that measured peak.
+`--profile` shows where the time of our own step goes instead. Needs the `test` extra, for transformers.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # keeps the profiler's own lines out of the table
+
+import torch
+import torch.nn.functional as F
+import transformers
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from llm.model import GPT, GPTConfig
+
+BATCH = 16
+SHAPES: dict[str, dict[str, Any]] = {
+    "wide": {"n_layers": 6, "d_model": 384, "n_heads": 6, "vocab_size": 8192, "context_length": 256},
+    "narrow": {"n_layers": 4, "d_model": 128, "n_heads": 2, "vocab_size": 2048, "context_length": 256},
+}
+PEAK_SIZE = 2048
+WARM_UP = 2
+
+Step = Callable[[], object]
+# What the kernels of a step are for, by the beginning of their names; the first that fits.
+KINDS = {
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),
+    "attention": ("aten::_scaled_dot_product",),
+    "softmax of the loss": ("aten::_log_softmax", "aten::exp_", "aten::gather", "aten::scatter"),
+    "norms": ("aten::native_layer_norm", "aten::linalg_vector_norm", "aten::rsqrt", "aten::addmv"),
+    "activation": ("aten::silu", "aten::gelu"),
+    "optimizer": ("aten::_fused_adamw", "Optimizer"),
+    "other elementwise": ("aten::mul", "aten::add", "aten::div", "aten::neg", "aten::cat", "aten::copy", "aten::fill"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, help="default: both")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--profile", action="store_true", help="where the time of our step goes")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    transformers.logging.set_verbosity_error()
+    console = Console(width=max(100, Console().width))
+    for shape in [arguments.shape] if arguments.shape else SHAPES:
+        console.print(show_profile(shape) if arguments.profile else compare(shape, arguments.rounds))
+
+
+def compare(shape: str, rounds: int) -> Table:
+    """Time every contestant at one shape."""
+    contestants = build_contestants(SHAPES[shape])
+    steps = {name: training_step(loss_of, model) for name, (_, model, loss_of) in contestants.items()}
+    peaks: list[float] = []
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for round_ in range(WARM_UP + rounds):
+        peak = matmul_peak()
+        taken = {name: timed(step) for name, step in steps.items()}
+        if round_ >= WARM_UP:
+            peaks.append(peak)
+            for name in steps:
+                seconds[name].append(taken[name])
+    peak = statistics.median(peaks)
+    table = Table(title=f"{describe(shape)}\nmatrix products peak at {peak / 1e9:.0f} GFLOP/s", title_justify="left")
+    for heading in ("", "parameters", "ms a step", "fastest", "tokens/s", "MFU"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, (config, model, _) in contestants.items():
+        step = statistics.median(seconds[name])
+        tokens = BATCH * config.context_length
+        table.add_row(
+            name,
+            f"{sum(p.numel() for p in model.parameters()):,}",
+            f"{1e3 * step:.1f}",
+            f"{1e3 * min(seconds[name]):.1f}",
+            f"{tokens / step:,.0f}",
+            f"{tokens * config.flops_per_token() / step / peak:.1%}",
+        )
+    return table
+
+
+def build_contestants(shape: dict[str, Any]) -> dict[str, tuple[GPTConfig, nn.Module, Callable[..., Tensor]]]:
+    """Name → configuration, model, and its loss of (model, tokens, targets)."""
+    llama = GPTConfig(**shape)
+    gpt2 = GPTConfig.preset("gpt2-124m", **shape)
+    their_llama = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=llama.vocab_size,
+            hidden_size=llama.d_model,
+            intermediate_size=llama.d_ff,
+            num_hidden_layers=llama.n_layers,
+            num_attention_heads=llama.n_heads,
+            max_position_embeddings=llama.context_length,
+            use_cache=False,
+        )
+    )
+    their_gpt2 = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=gpt2.vocab_size,
+            n_embd=gpt2.d_model,
+            n_layer=gpt2.n_layers,
+            n_head=gpt2.n_heads,
+            n_positions=gpt2.context_length,
+            resid_pdrop=0,
+            embd_pdrop=0,
+            attn_pdrop=0,
+            bos_token_id=0,
+            eos_token_id=0,
+            use_cache=False,
+        )
+    )
+    for ours, theirs in ((llama, their_llama), (gpt2, their_gpt2)):
+        assert ours.n_parameters() == sum(p.numel() for p in theirs.parameters())
+    return {
+        "Llama, Labyrinth": (llama, GPT(llama), our_loss),
+        "Llama, transformers": (llama, their_llama, their_loss),
+        "Llama with QK-norm, Labyrinth": (config := GPTConfig(**shape, qk_norm=True), GPT(config), our_loss),
+        "GPT-2, Labyrinth": (gpt2, GPT(gpt2), our_loss),
+        "GPT-2, transformers": (gpt2, their_gpt2, their_loss),
+    }
+
+
+def our_loss(model: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
+    nll, count = model(tokens, targets)
+    return nll / count
+
+
+def their_loss(model: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(model(tokens).logits.flatten(0, 1), targets.flatten())
+
+
+def training_step(loss_of: Callable[..., Tensor], model: nn.Module) -> Step:
+    """One whole step on tokens drawn once."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    config: Any = model.config
+    context = getattr(config, "context_length", None) or config.max_position_embeddings
+    tokens, targets = torch.randint(config.vocab_size, (2, BATCH, context)).unbind()
+
+    def step() -> None:
+        loss_of(model, tokens, targets).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def timed(step: Step) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def matmul_peak(repeats: int = 5) -> float:
+    """FLOP/s of a square float32 matrix product, the median of a few."""
+    a, b = torch.randn(2, PEAK_SIZE, PEAK_SIZE).unbind()
+    out = a @ b
+    return 2 * PEAK_SIZE**3 / statistics.median(timed(lambda: torch.mm(a, b, out=out)) for _ in range(repeats))
+
+
+def show_profile(shape: str, steps: int = 5) -> Table:
+    """Where the time of our Llama's step goes, by what its kernels are for."""
+    step = training_step(our_loss, GPT(GPTConfig(**SHAPES[shape], qk_norm=True)))
+    for _ in range(WARM_UP):
+        step()
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(steps):
+            step()
+    times: dict[str, float] = dict.fromkeys([*KINDS, "everything else"], 0.0)
+    for event in profiler.key_averages():
+        kind = next((kind for kind, starts in KINDS.items() if event.key.startswith(starts)), "everything else")
+        times[kind] += event.self_cpu_time_total / steps / 1e3
+    total = sum(times.values())
+    table = Table(title=f"{describe(shape)}\nLlama with QK-norm, {total:.0f} ms a step", title_justify="left")
+    table.add_column("", min_width=60)
+    table.add_column("ms", justify="right")
+    table.add_column("share", justify="right")
+    for kind, milliseconds in times.items():
+        table.add_row(kind, f"{milliseconds:.1f}", f"{milliseconds / total:.1%}")
+    return table
+
+
+def describe(shape: str) -> str:
+    s = SHAPES[shape]
+    return (
+        f"{s['n_layers']} layers, width {s['d_model']}, context {s['context_length']}, vocabulary {s['vocab_size']}, "
+        f"batch {BATCH}, threads {torch.get_num_threads()}"
+    )
+
+
+if __name__ == "__main__":
+    main()
