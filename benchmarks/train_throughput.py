@@ -25,6 +25,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from llm.host_memory import keep_freed_memory
 from llm.model import GPT, GPTConfig
 
 BATCH = 16
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="where the time of our step goes")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as `fit` does; it serves every contestant
     transformers.logging.set_verbosity_error()
     console = Console(width=max(100, Console().width))
     for shape in [arguments.shape] if arguments.shape else SHAPES:

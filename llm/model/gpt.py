@@ -91,7 +91,7 @@ class GPT(nn.Module):
         if self.position_embedding is not None:
             x = x + self.position_embedding.weight[start : start + length]
         else:
-            angles = rotary_angles(start, length, config.head_dim, config.rope_theta, tokens.device)
+            angles = rotary_angles(start, length, config.n_heads, config.head_dim, config.rope_theta, tokens.device)
         x = self.dropout(x)
         for block in self.blocks:
             x = block(x, angles, cache)
