@@ -24,6 +24,7 @@ from llm.argument_errors import explain, parameter_names
 from llm.checkpoint import read_checkpoint
 from llm.configuration import resolve_config_flags, run_name
 from llm.errors import UserError
+from llm.host_memory import keep_freed_memory
 from llm.model import GPTConfig
 from llm.modules import LanguageModule, PretrainModule
 from llm.report import print_preparation, print_summary, write_row_scores
@@ -262,6 +263,7 @@ def set_up_logging() -> None:
 def main(arguments: list[str]) -> int:
     """Run `fit`, `validate`, `test` or `predict`, and return the exit code."""
     set_up_logging()
+    keep_freed_memory()
     try:
         return LabyrinthCLI(arguments).exit_code
     except MisconfigurationException as error:
