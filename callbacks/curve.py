@@ -47,6 +47,16 @@ def draw_curve(points: list[tuple[float, float]], width: int = 64, height: int =
     return "\n".join([*lines, axis, " " * (margin + 2) + start + end.rjust(width - len(start))])
 
 
+def running_mean(points: list[tuple[float, float]], reach: int) -> list[tuple[float, float]]:
+    """Each y replaced by the mean of itself and of up to `reach` values on either side, as many on one as on the other."""
+    smoothed = []
+    for i, (x, _) in enumerate(points):
+        around = min(reach, i, len(points) - 1 - i)
+        values = [y for _, y in points[i - around : i + around + 1]]
+        smoothed.append((x, sum(values) / len(values)))
+    return smoothed
+
+
 class TrainingCurve(L.Callback):
     """Keep one logged metric over the steps of a run, and draw it on request.
 
@@ -76,8 +86,8 @@ class TrainingCurve(L.Callback):
                 del self.points[1::2]
 
     def draw(self, width: int = 64, height: int = 10) -> str:
-        """The curve so far."""
-        return draw_curve(self.points, width, height)
+        """The curve so far; in a long run each value is the mean of those around it, as single steps are noisy."""
+        return draw_curve(running_mean(self.points, len(self.points) // 48), width, height)
 
     def state_dict(self) -> dict[str, Any]:
         """Kept in checkpoints, so that a resumed run draws its whole curve."""

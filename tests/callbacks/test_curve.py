@@ -1,6 +1,6 @@
 """The curve shows what it was given."""
 
-from callbacks.curve import TrainingCurve, draw_curve
+from callbacks.curve import TrainingCurve, draw_curve, running_mean
 
 
 def test_a_falling_curve_starts_at_the_top_left_and_ends_at_the_bottom_right():
@@ -24,3 +24,10 @@ def test_a_long_run_keeps_a_bounded_number_of_points():
     curve = TrainingCurve()
     curve.load_state_dict({"points": [(i, 1.0) for i in range(curve.MAX_POINTS)]})
     assert curve.state_dict()["points"][0] == (0.0, 1.0)
+
+
+def test_a_running_mean_keeps_the_ends_and_straight_lines():
+    line = [(float(i), 2.0 * i) for i in range(10)]
+    assert running_mean(line, 3) == line
+    assert running_mean([(0, 0.0), (1, 3.0), (2, 0.0)], 1) == [(0, 0.0), (1, 1.0), (2, 0.0)]
+    assert running_mean(line, 0) == line
