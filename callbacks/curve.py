@@ -48,7 +48,7 @@ def draw_curve(points: list[tuple[float, float]], width: int = 64, height: int =
 
 
 def running_mean(points: list[tuple[float, float]], reach: int) -> list[tuple[float, float]]:
-    """Each y replaced by the mean of itself and of up to `reach` values on either side, as many on one as on the other."""
+    """Each y replaced by the mean of itself and of up to `reach` values on either side, equally many on both."""
     smoothed = []
     for i, (x, _) in enumerate(points):
         around = min(reach, i, len(points) - 1 - i)
