@@ -79,7 +79,7 @@ def write_texts(folder: Path, documents: int = 60, seed: int = 0) -> None:
 
 
 def assert_one_sentence(got: int, error: str, code: int, *parts: str) -> None:
-    """The command ended with `code`; its last line is an error that holds each of `parts`, and there is no traceback."""
+    """The command ended with `code`; its last line is an error that holds each of `parts`, without a traceback."""
     assert got == code, error
     assert "Traceback" not in error
     last = error.strip().splitlines()[-1]
