@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from llm.model.cache import KVCache
 from llm.model.config import GPTConfig
+from llm.model.functions import project
 from llm.model.norm import RMSNorm
 from llm.model.position import Angles, rotate
 
@@ -34,7 +35,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, angles: Angles | None, cache: KVCache | None = None) -> Tensor:
         """Map x [B, T, d_model] to the same shape; `angles` are RoPE's, for the positions of x."""
         heads = (*x.shape[:2], -1, self.head_dim)
-        query, key, value = self.query(x).view(heads), self.key(x).view(heads), self.value(x).view(heads)  # B T H D
+        query, key, value = (part.view(heads) for part in project(x, self.query, self.key, self.value))  # B T H D
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         if angles is not None:

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm.model.config import GPTConfig
-from llm.model.functions import swiglu
+from llm.model.functions import project, swiglu
 
 
 class FeedForward(nn.Module):
@@ -34,4 +34,4 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [B, T, d_model] to the same shape."""
-        return self.down(swiglu(self.gate(x), self.up(x)))
+        return self.down(swiglu(*project(x, self.gate, self.up)))

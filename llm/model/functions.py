@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
@@ -76,6 +76,41 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     turned_first.addcmul_(second, sin, value=-1)
     turned_second.addcmul_(first, sin)
     return turned.to(x.dtype)
+
+
+def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
+    """Each of `layers` applied to the same x [..., d_in].
+
+    The gradient of x is a sum over the layers. In training on a CPU, where they are plain linear maps without bias, each
+    matrix product adds to it in place, instead of writing a tensor of its own that is added afterwards.
+    """
+    plain = x.device.type == "cpu" and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+    weights = [layer.weight for layer in layers if type(layer) is nn.Linear and layer.bias is None]
+    if plain and len(weights) == len(layers) and all(weight.dtype == x.dtype for weight in weights):
+        return _Project.apply(x, *weights)
+    return tuple(layer(x) for layer in layers)
+
+
+class _Project(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x, *weights)
+        return tuple(F.linear(x, weight) for weight in weights)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, *weights = ctx.saved_tensors
+        rows = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = rows[0] @ weights[0]
+            for row, weight in zip(rows[1:], weights[1:], strict=True):
+                grad_x.addmm_(row, weight)
+            grad_x = grad_x.view_as(x)
+        wanted = ctx.needs_input_grad[1:]
+        x = x.reshape(-1, x.shape[-1])
+        return grad_x, *(row.t() @ x if needed else None for row, needed in zip(rows, wanted, strict=True))
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from llm.model.functions import linear_cross_entropy, rms_norm, rotate_half, swiglu
+from llm.model.functions import linear_cross_entropy, project, rms_norm, rotate_half, swiglu
 from llm.model.loss import IGNORED, head_and_loss, next_token_loss
 
 
@@ -26,11 +26,23 @@ def plain_rotation(x: Tensor) -> Tensor:
     return x * cos + torch.cat((-second, first), -1) * torch.cat((sin, sin), -1)
 
 
+def joined(x: Tensor, *weights: Tensor) -> Tensor:
+    """`project`, with its results side by side; the weights as those of linear layers."""
+    layers = []
+    for weight in weights:
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+        del layer.weight
+        layer.weight = weight
+        layers.append(layer)
+    return torch.cat(project(x, *layers), -1)
+
+
 TARGETS = torch.tensor([1, IGNORED, 3, 0, 5, IGNORED, 2])
 CASES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], list[tuple[int, ...]]]] = {
     "rms_norm": (lambda x, w: rms_norm(x, w, 1e-5), lambda x, w: F.rms_norm(x, (6,), w, 1e-5), [(3, 4, 6), (6,)]),
     "rotate_half": (lambda x: rotate_half(x, *angles(x.dtype)), plain_rotation, [(2, 4, 3, 6)]),
     "swiglu": (swiglu, lambda gate, up: F.silu(gate) * up, [(3, 5), (3, 5)]),
+    "project": (joined, lambda x, *ws: torch.cat([x @ w.T for w in ws], -1), [(2, 3, 4), (5, 4), (2, 4), (3, 4)]),
     "linear_cross_entropy": (
         lambda x, w: linear_cross_entropy(x, w, TARGETS, IGNORED, chunk=3),
         lambda x, w: F.cross_entropy(x @ w.T, TARGETS, ignore_index=IGNORED, reduction="sum"),
@@ -63,6 +75,17 @@ def test_gradients_that_are_not_contiguous_are_understood() -> None:
     ours = torch.autograd.grad(rms_norm(x, weight, 1e-5), (x, weight), grad)
     theirs = torch.autograd.grad(F.rms_norm(x, (6,), weight, 1e-5), (x, weight), grad)
     torch.testing.assert_close(ours, theirs)
+
+
+def test_projecting_leaves_frozen_layers_without_a_gradient_and_calls_any_other_kind() -> None:
+    x, frozen, learning = draw(3, 4, dtype=torch.float32), nn.Linear(4, 5, bias=False), nn.Linear(4, 2, bias=False)
+    frozen.requires_grad_(False)
+    torch.cat(project(x, frozen, learning), -1).sum().backward()
+    assert frozen.weight.grad is None
+    torch.testing.assert_close(learning.weight.grad, x.detach().sum(0).expand(2, 4))
+    torch.testing.assert_close(x.grad, (frozen.weight.sum(0) + learning.weight.sum(0)).expand(3, 4))
+    doubled = nn.Sequential(learning, nn.Linear(2, 2))  # such as an adapter that stands in for a layer
+    torch.testing.assert_close(project(x, frozen, doubled)[1], doubled(x))
 
 
 def test_backward_can_run_twice() -> None:
