@@ -81,7 +81,7 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
     """Each of `layers` applied to the same x [..., d_in].
 
-    The gradient of x is a sum over the layers. In training on a CPU, where they are plain linear maps without bias, each
+    The gradient of x is a sum over the layers. On a CPU, where they are plain linear maps without bias, each
     matrix product adds to it in place, instead of writing a tensor of its own that is added afterwards.
     """
     plain = x.device.type == "cpu" and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
