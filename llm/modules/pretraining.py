@@ -38,9 +38,10 @@ class PretrainModule(LanguageModule):
 
     @property
     def short_context(self) -> int | None:
-        """Length into which the rows of this step are cut, or None where they stay whole."""
-        assert self.total_steps is not None
+        """Length into which the rows of this step are cut, or None where they stay whole, as outside of training."""
         short: int | None = self.hparams["short_context"]
+        if short is None or self._trainer is None or self.total_steps is None:
+            return None
         return short if self.trainer.global_step < self.hparams["short_share"] * self.total_steps else None
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
