@@ -3,8 +3,9 @@
     python benchmarks/train_throughput.py [--shape wide] [--rounds 9] [--threads 2] [--profile]
 
 A step is forward, loss, backward and a fused AdamW update of random tokens in float32. Every round times one step of
-each contestant and the peak of a square matrix product, so that a busy machine slows all of them alike; medians count.
-MFU counts operations as `GPTConfig.flops_per_token` says, for every contestant, as a share of that measured peak.
+each contestant, so that a busy machine slows all of them alike; medians count. MFU counts operations as
+`GPTConfig.flops_per_token` says, for every contestant, as a share of the peak of a square matrix product: the best of
+the rounds, because a peak that was itself disturbed would flatter everyone.
 `--profile` shows where the time of our own step goes instead. Needs the `test` extra, for transformers.
 """
 
@@ -77,7 +78,7 @@ def compare(shape: str, rounds: int) -> Table:
             peaks.append(peak)
             for name in steps:
                 seconds[name].append(taken[name])
-    peak = statistics.median(peaks)
+    peak = max(peaks)
     table = Table(title=f"{describe(shape)}\nmatrix products peak at {peak / 1e9:.0f} GFLOP/s", title_justify="left")
     for heading in ("", "parameters", "ms a step", "fastest", "tokens/s", "MFU"):
         table.add_column(heading, justify="left" if not heading else "right")
