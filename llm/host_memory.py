@@ -11,7 +11,7 @@ def keep_freed_memory() -> bool:
     """Tell glibc to keep freed blocks for the next training step; returns whether it did.
 
     By default it gives large blocks back to the system when they are freed. A step on a CPU then takes them anew, and
-    the system hands out each page zeroed, on its first touch: measured as 4 to 12 % of a narrow model's step
+    the system hands out each page zeroed, on its first touch: measured as 5 to 8 % of a narrow model's step
     (docs/log.md). The process stays as large as its largest step, which it needs again anyway. Elsewhere than on glibc
     nothing happens.
     """
