@@ -17,7 +17,7 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from callbacks import Progress, TextSamples, Throughput, TrainingCurve
+from callbacks import InterruptBetweenSteps, Progress, TextSamples, Throughput, TrainingCurve
 from datamodules.errors import DataError
 from datamodules.pretraining import PretrainDataModule
 from llm.argument_errors import explain, parameter_names
@@ -174,7 +174,7 @@ class LabyrinthCLI(LightningCLI):
     def _instantiate_trainer(self, config: Any, callbacks: list[L.Callback]) -> L.Trainer:
         if config.get("enable_progress_bar") is not False:
             callbacks = [*callbacks, Progress()]
-        return super()._instantiate_trainer(config, callbacks)
+        return super()._instantiate_trainer(config, [*callbacks, InterruptBetweenSteps()])
 
     # ---- running -----------------------------------------------------------------------------------------------
 
