@@ -39,7 +39,7 @@ def _ask_for_huge_pages(libc: ctypes.CDLL) -> None:
     libc.malloc.argtypes = [ctypes.c_size_t]
     libc.free.argtypes = [ctypes.c_void_p]
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    blocks = []
+    blocks: list[int] = []
     while len(blocks) < _BLOCKS and (block := libc.malloc(_BLOCK)):  # a system that forbids it just gets none
         blocks.append(block)
         start = -(-block // mmap.PAGESIZE) * mmap.PAGESIZE
