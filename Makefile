@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml
 		echo "make: no Python >= 3.11 with venv was found on PATH; install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; fi
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (once, and again when pyproject.toml changes) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 quickstart: $(STAMP)

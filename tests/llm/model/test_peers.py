@@ -14,6 +14,17 @@ from llm.generation import generate
 from llm.model import GPT, GPTConfig
 
 SHAPE = {"vocab_size": 101, "context_length": 64, "n_layers": 3, "d_model": 48, "n_heads": 4}
+GROUPED = {**SHAPE, "n_kv_heads": 2, "d_ff": 80, "norm_eps": 1e-6}
+GROUPED_IN_TRANSFORMERS = {  # the same shape in their words
+    "vocab_size": 101,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-6,
+}
 LLAMA_NAMES = {
     "embed_tokens": "embedding",
     "layers": "blocks",
@@ -68,17 +79,10 @@ def assert_equal_logits(ours: GPT, theirs: torch.nn.Module) -> None:
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_logits_equal_llama(tied: bool) -> None:
-    config = GPTConfig(**SHAPE, n_kv_heads=2, d_ff=80, tie_embeddings=tied, rope_theta=500.0, norm_eps=1e-6)
+    config = GPTConfig(**GROUPED, tie_embeddings=tied, rope_theta=500.0)
     theirs = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
-            vocab_size=101,
-            hidden_size=48,
-            intermediate_size=80,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=64,
-            rms_norm_eps=1e-6,
+            **GROUPED_IN_TRANSFORMERS,
             rope_parameters={"rope_type": "default", "rope_theta": 500.0},
             tie_word_embeddings=tied,
         )
@@ -88,18 +92,11 @@ def test_logits_equal_llama(tied: bool) -> None:
 
 
 def test_logits_equal_qwen3() -> None:
-    config = GPTConfig(**SHAPE, n_kv_heads=2, d_ff=80, head_dim=16, qk_norm=True, norm_eps=1e-6)
+    config = GPTConfig(**GROUPED, head_dim=16, qk_norm=True)
     theirs = transformers.Qwen3ForCausalLM(
         transformers.Qwen3Config(
-            vocab_size=101,
-            hidden_size=48,
-            intermediate_size=80,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
+            **GROUPED_IN_TRANSFORMERS,
             head_dim=16,
-            max_position_embeddings=64,
-            rms_norm_eps=1e-6,
             rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
             tie_word_embeddings=False,
         )
