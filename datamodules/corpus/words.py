@@ -1,0 +1,140 @@
+"""Words of whole batches of documents, as spans of bytes and as hashes, without a loop over words or characters."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from datamodules.corpus.cleaning import text_bytes
+from datamodules.corpus.split import mix
+
+LOAD = 8  # bytes that one step of the hash takes in
+LONG_WORD = 64  # bytes; longer ones (base64, hashes, tables) are rare and hashed one by one
+
+# Letters and digits of ASCII in one case, and every byte of a character beyond ASCII; zero for what separates words.
+_LETTERS = np.zeros(256, dtype=np.uint8)
+_LETTERS[0x80:] = np.arange(0x80, 0x100)
+for _byte in b"0123456789abcdefghijklmnopqrstuvwxyz":
+    _LETTERS[_byte] = _byte
+for _byte in b"ABCDEFGHIJKLMNOPQRSTUVWXYZ":
+    _LETTERS[_byte] = _byte + 0x20
+
+# Lower case of the characters of two bytes (U+0080 to U+07FF: Latin, Greek, Cyrillic, ...), as code points.
+_LOWER = np.arange(0x800)
+for _code in range(0x80, 0x800):
+    if len(_lower := chr(_code).lower()) == 1 and 0x80 <= ord(_lower) < 0x800:
+        _LOWER[_code] = ord(_lower)
+
+_LOW_BYTES = np.array([(1 << 8 * n) - 1 for n in range(LOAD)] + [2**64 - 1], dtype=np.uint64)  # masks of n bytes
+_STEP = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd
+_NGRAM = np.uint64(0xD6E8FEB86659FD93)  # an odd constant of another kind, so that words and n-grams differ
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of n documents: bytes [start, end) of the batch's text, in order, and a 64-bit hash of each.
+
+    Document i has the words `offsets[i]` to `offsets[i + 1]`. `starts`, `ends`, `offsets` are int64, `hashes` uint64.
+    """
+
+    starts: np.ndarray
+    ends: np.ndarray
+    hashes: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def counts(self) -> np.ndarray:
+        """int64 [n]: words of each document."""
+        return np.diff(self.offsets)
+
+
+def split_words(text: pa.StringArray) -> Words:
+    """Runs of letters and digits in lower case; whatever else stands between them does not count.
+
+    Beyond two bytes (U+07FF) capitals stay as they are. A character of Chinese or Japanese script is a word of its own,
+    as these scripts do not put spaces between words. Two words are taken as the same if their hashes are; two different
+    ones collide with a probability of 2^-64.
+    """
+    data, documents = text_bytes(text)
+    data = _LETTERS[data]
+    single = _mark_beyond_ascii(data) if data.size and data.max() >= 0x80 else None
+    inside = data != 0
+    edges = np.empty(data.size + 1, dtype=bool)  # between byte i - 1 and i
+    edges[:1], edges[-1:] = True, True
+    np.not_equal(inside[1:], inside[:-1], out=edges[1:-1])
+    edges[documents] = True
+    if single is not None:
+        edges[single] = edges[single + 3] = True
+    bounds = np.flatnonzero(edges)
+    spans = np.flatnonzero(inside[bounds[:-1]]) if data.size else bounds[:0]
+    starts, ends = bounds[spans], bounds[spans + 1]
+    return Words(starts, ends, hash_spans(data, starts, ends), np.searchsorted(starts, documents))
+
+
+def _mark_beyond_ascii(data: np.ndarray) -> np.ndarray:
+    """Change in place what is not ASCII: capitals to small letters, punctuation to zeros.
+
+    Punctuation: U+0080 to U+00BF (C2 ..), U+2000 to U+206F (E2 80/81 ..), U+3000 to U+303F (E3 80 ..), U+FF00 to
+    U+FF0F (EF BC 80 to 8F). Returns where the characters begin that are words: U+3040 to U+9FFF (E3 81 .. to E9 BF ..).
+    """
+    high = np.flatnonzero(data >= 0xC2)
+    lead, second = data[high], data[np.minimum(high + 1, data.size - 1)]
+    pair = high[(lead >= 0xC3) & (lead <= 0xDF)]
+    lower = _LOWER[(data[pair].astype(np.int64) & 0x1F) << 6 | data[pair + 1] & 0x3F]
+    data[pair], data[pair + 1] = 0xC0 | lower >> 6, 0x80 | lower & 0x3F
+    two = high[lead == 0xC2]
+    three = high[((lead == 0xE2) & (second <= 0x81)) | ((lead == 0xE3) & (second == 0x80))]
+    wide = high[(lead == 0xEF) & (second == 0xBC)]
+    wide = wide[data[wide + 2] < 0x90]
+    for place in (two, three, wide):
+        data[place] = data[place + 1] = 0
+    for place in (three, wide):
+        data[place + 2] = 0
+    return high[(lead >= 0xE3) & (lead <= 0xE9) & ~((lead == 0xE3) & (second == 0x80))]
+
+
+def hash_spans(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """uint64 [n]: a hash of the bytes [start, end) of each span; uint8 [N] and int64 [n] each.
+
+    Eight bytes at a time, of all spans at once.
+    """
+    padded = np.concatenate((data, np.zeros(LOAD, dtype=np.uint8)))
+    loads = np.ndarray((data.size + 1,), dtype="<u8", buffer=padded.data, strides=(1,))  # the 8 bytes from each byte on
+    left = ends - starts
+    hashes = mix((loads[starts] & _LOW_BYTES[np.minimum(left, LOAD)]) + left.astype(np.uint64) * _STEP)
+    more = np.flatnonzero((left > LOAD) & (left <= LONG_WORD))
+    at = LOAD
+    while more.size:
+        taken = loads[starts[more] + at] & _LOW_BYTES[np.minimum(left[more] - at, LOAD)]
+        hashes[more] = mix(hashes[more] * _STEP + taken)
+        at += LOAD
+        more = more[left[more] > at]
+    view = padded.data
+    for word in np.flatnonzero(left > LONG_WORD):
+        hashes[word] = xxhash.xxh3_64_intdigest(view[starts[word] : ends[word]])
+    return hashes
+
+
+def ngrams(words: Words, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes of every n consecutive words, none across documents: (hashes uint64 [m], offsets int64 [documents + 1]).
+
+    A document of fewer than n words, but at least one, has one n-gram: all of its words.
+    """
+    counts = words.counts
+    grams = np.where(counts >= n, counts - n + 1, np.minimum(counts, 1))
+    offsets = np.concatenate(([0], np.cumsum(grams)))
+    first = np.arange(offsets[-1]) + np.repeat(words.offsets[:-1] - offsets[:-1], grams)
+    padded = np.concatenate((words.hashes, np.zeros(n, dtype=np.uint64)))
+    total = padded[first].copy()
+    for place in range(1, n):
+        total *= _NGRAM
+        total += padded[first + place]
+    # A document of fewer has its words in the low places of one sum; what follows them there is another document's.
+    for place in range(1, n):
+        short = np.flatnonzero(counts == place)
+        value = np.zeros(len(short), dtype=np.uint64)
+        for word in range(place):
+            value = value * _NGRAM + words.hashes[words.offsets[short] + word]
+        total[offsets[short]] = value
+    return mix(total), offsets
