@@ -80,10 +80,13 @@ def find(recipe: Recipe, cache_dir: Path) -> Artefact | None:
     return Artefact(folder, manifest)
 
 
-def make(recipe: Recipe, cache_dir: Path, build: Callable[[Path], dict[str, Any]]) -> Artefact:
+def make(
+    recipe: Recipe, cache_dir: Path, build: Callable[[Path], dict[str, Any]], *, reason: str | None = None
+) -> Artefact:
     """Reuse the artefact of this recipe, or let `build(folder)` fill a folder and return what its manifest shall tell.
 
-    Safe in several processes at once: the first one builds, the others wait for it.
+    Safe in several processes at once: the first one builds, the others wait for it. A caller that makes many of a kind
+    finds the `reason` once, tells of it himself, and gives it.
 
     Raises:
         DataError: where the cache cannot be written; nothing is left behind then, nor after any other exception.
@@ -97,9 +100,10 @@ def make(recipe: Recipe, cache_dir: Path, build: Callable[[Path], dict[str, Any]
             if found := find(recipe, cache_dir):  # another process made it meanwhile
                 log.info("%s: reused %s (another process has just made it)", recipe.kind, found.folder)
                 return found
-            reason = _why(recipe, cache_dir)
-            log.info("%s: making %s (%s)", recipe.kind, cache_dir / recipe.name, reason)
-            _remove_stale(cache_dir, recipe.name)
+            if reason is None:
+                reason = why(recipe, cache_dir)
+                log.info("%s: making %s (%s)", recipe.kind, cache_dir / recipe.name, reason)
+                remove_stale(cache_dir, recipe.name)
             return _build(recipe, cache_dir, build, reason)
     except OSError as error:
         if error.errno in UNWRITABLE:
@@ -148,7 +152,7 @@ def _build(recipe: Recipe, cache_dir: Path, build: Callable[[Path], dict[str, An
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _why(recipe: Recipe, cache_dir: Path) -> str:
+def why(recipe: Recipe, cache_dir: Path) -> str:
     """The difference between this recipe and the newest artefact of its kind, in words."""
     if (manifest := _read_json(cache_dir / recipe.name / MANIFEST)) is not None:
         return f"the one there is damaged: {_damage(cache_dir / recipe.name, manifest)}"
@@ -213,13 +217,13 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_stale(cache_dir: Path, own: str) -> None:
+def remove_stale(cache_dir: Path, own: str = "") -> None:
     """Remove what a killed process left: a partial folder whose lock nobody holds."""
     if fcntl is None:
         return
     for path in cache_dir.glob(f".*{PARTIAL}"):
         name = path.name[1:].removesuffix(PARTIAL).rpartition(".")[0]
-        if name == own:  # its lock is ours
+        if name == own:  # its lock is the caller's
             shutil.rmtree(path, ignore_errors=True)
             continue
         with contextlib.suppress(BlockingIOError), _lock(cache_dir, name, wait=False):

@@ -1,0 +1,125 @@
+"""The work on one shard at a time: read and clean it, measure it, and write what is kept of it.
+
+Each step of each shard is an artefact of its own, named by what it was made from. So whatever ends the work, no more
+than the shards in hand is lost; and a changed input or setting makes only what depends on it anew.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from datamodules.artefacts import Artefact, Recipe, find, make, remove_stale, why
+from datamodules.corpus.dedup import ClusterByContent
+from datamodules.corpus.engine import Engine
+from datamodules.corpus.shards import read_batches
+
+log = logging.getLogger(__name__)
+
+DOCUMENTS_FILE = "documents.parquet"
+FEATURES_FILE = "features.parquet"
+SIZE = pa.field("size", pa.int64())  # bytes of text; 0 where there is only blank
+
+
+class Stage(Protocol):
+    """Something that is done to a batch of documents: it changes their text, or adds columns; rows stay as they are."""
+
+    def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The batch, worked on."""
+        ...
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One step of one shard: `build(folder)` makes its files and returns its record."""
+
+    recipe: Recipe
+    folder: Path
+    build: Callable[[Path], dict[str, Any]]
+    reason: str = ""
+
+    def __call__(self) -> dict[str, Any]:
+        artefact = make(self.recipe, self.folder, self._timed, reason=self.reason)
+        return {"manifest": artefact.manifest}
+
+    def _timed(self, folder: Path) -> dict[str, Any]:
+        start = time.process_time()
+        record = self.build(folder)
+        return {"record": record, "cpu_seconds": round(time.process_time() - start, 3)}
+
+
+def run_step(
+    name: str, tasks: Sequence[ShardTask], engine: Engine, tell: Callable[[dict[str, Any]], None]
+) -> list[Artefact]:
+    """Do what is missing of a step and return all its shards, in order; `tell` gets each new record as it is done."""
+    found = [find(task.recipe, task.folder) for task in tasks]
+    missing = [number for number, artefact in enumerate(found) if artefact is None]
+    if not missing:
+        log.info("%s: reused all %d shards (inputs and settings are unchanged)", name, len(tasks))
+        return [artefact for artefact in found if artefact is not None]
+    folder = tasks[missing[0]].folder
+    folder.mkdir(parents=True, exist_ok=True)
+    reason = why(tasks[missing[0]].recipe, folder)
+    reused = len(tasks) - len(missing)
+    log.info("%s: %d shards to do%s (%s)", name, len(missing), f", {reused} reused" if reused else "", reason)
+    remove_stale(folder)
+    chosen = [ShardTask(tasks[n].recipe, folder, tasks[n].build, reason) for n in missing]
+    for number, result in engine.run(chosen):
+        recipe = chosen[number].recipe
+        found[missing[number]] = Artefact(folder / recipe.name, result["manifest"], reason)
+        tell(result["manifest"]["record"])
+    return [artefact for artefact in found if artefact is not None]
+
+
+@dataclass(frozen=True)
+class Read:
+    """Read a shard, apply stages to each batch, and keep the documents with their size and the hash of their text."""
+
+    batches: Callable[[], Iterator[pa.RecordBatch]]  # has `counts` after the last one
+    stages: tuple[Stage, ...]
+
+    def __call__(self, folder: Path) -> dict[str, Any]:
+        reader: Any = self.batches()
+        writer = None
+        for batch in reader:
+            for stage in (*self.stages, ClusterByContent()):
+                batch = stage.apply(batch)
+            text = batch.column("text")
+            blank = pc.equal(pc.binary_length(pc.utf8_trim_whitespace(text)), 0)
+            size = np.where(np.asarray(blank), 0, np.asarray(pc.binary_length(text))).astype(np.int64)
+            batch = batch.append_column(SIZE, pa.array(size))
+            if writer is None:
+                writer = pq.ParquetWriter(folder / DOCUMENTS_FILE, batch.schema, compression="zstd")
+            writer.write_batch(batch)
+        if writer is not None:
+            writer.close()
+        return reader.counts.to_dict()
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Apply a stage that adds columns to the documents of a shard, and keep only what it added."""
+
+    documents: Path
+    stage: Stage
+
+    def __call__(self, folder: Path) -> dict[str, Any]:
+        writer, total = None, {"documents": 0, "bytes": 0}
+        for batch in read_batches([self.documents]):
+            measured = self.stage.apply(batch)
+            added = measured.select([name for name in measured.schema.names if name not in batch.schema.names])
+            if writer is None:
+                writer = pq.ParquetWriter(folder / FEATURES_FILE, added.schema, compression="zstd")
+            writer.write_batch(added)
+            total["documents"] += len(batch)
+            total["bytes"] += pc.sum(batch.column("size")).as_py() or 0
+        if writer is not None:
+            writer.close()
+        return total
