@@ -53,7 +53,7 @@ def test_a_worker_that_died_is_replaced(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 def test_workers_that_die_again_and_again_end_the_work() -> None:
-    with pytest.raises(DataError, match="workers died 3 times .* fewer workers"):
+    with pytest.raises(DataError, match=r"workers died 3 times .* fewer workers"):
         squares(Engine(workers=2), *(Square(n, "killed") for n in range(6)))
 
 
