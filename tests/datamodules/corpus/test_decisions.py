@@ -1,0 +1,131 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datamodules.corpus.decisions import (
+    DROP,
+    TO_BOTH,
+    TO_TRAIN,
+    TO_VALIDATION,
+    Documents,
+    check_removed,
+    drop_exact_duplicates,
+    drop_what_validation_has,
+    gather,
+    split,
+)
+from datamodules.errors import DataError
+
+
+def documents_of(texts: list[str], sides: list[bool] | None = None, shards: int = 1) -> Documents:
+    ids = np.array([[number, 7] for number in range(len(texts))], dtype=np.uint64).reshape(-1, 2)
+    hashes = [xxhash.xxh3_128_intdigest(text.encode()) for text in texts]
+    contents = np.array([[h >> 64, h & (2**64 - 1)] for h in hashes], dtype=np.uint64).reshape(-1, 2)
+    none = np.zeros(len(texts), dtype=np.int32)
+    starts = np.linspace(0, len(texts), shards + 1).astype(int)
+    return Documents(
+        ids,
+        contents,
+        np.array([len(text.strip()) for text in texts], dtype=np.int64),
+        np.array(sides if sides is not None else [False] * len(texts), dtype=bool),
+        none,
+        ["source"],
+        none,
+        [],
+        starts,
+    )
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.sampled_from(["a", "b", "c", "dd", "eee"]), max_size=30))
+def test_of_equal_texts_the_smallest_id_stays(texts: list[str]) -> None:
+    documents = documents_of(texts)
+    drop_exact_duplicates(documents)
+    assert documents.kept.tolist() == [text not in texts[:n] for n, text in enumerate(texts)]
+    for n, text in enumerate(texts):
+        assert documents.kept_instead[n] == (-1 if documents.kept[n] else texts.index(text))
+
+
+def test_a_document_has_one_reason_the_first() -> None:
+    documents = documents_of(["x"] * 4)
+    assert documents.drop("a", np.array([True, True, False, False])) == 2
+    assert documents.drop("b", np.array([False, True, True, False])) == 1
+    assert documents.drop("a", np.array([False, False, True, True])) == 1
+    assert [documents.reasons[code] for code in documents.reason] == ["a", "a", "b", "a"]
+
+
+def test_train_loses_what_validation_has() -> None:
+    documents = documents_of(["a", "b", "b", "c", "b"], [False, False, False, True, True])
+    drop_exact_duplicates(documents)
+    drop_what_validation_has(documents)
+    assert documents.kept.tolist() == [True, False, False, True, True]
+    split(documents, 0.5)
+    assert documents.goes.tolist() == [TO_TRAIN, DROP, DROP, TO_VALIDATION, TO_VALIDATION]
+
+
+def test_a_cluster_goes_to_one_side() -> None:
+    texts = [f"text {n}" for n in range(3000)]
+    documents = documents_of(texts)
+    documents.cluster[1::3] = documents.cluster[0::3]
+    assert split(documents, 0.1)["by"] == "documents"
+    goes = documents.goes.reshape(-1, 3)
+    assert (goes[:, 0] == goes[:, 1]).all()
+    assert (goes[:, 0] != goes[:, 2]).any()
+    assert 0.05 < (goes == TO_VALIDATION).mean() < 0.2
+
+
+def test_one_document_is_split_at_its_tail() -> None:
+    documents = documents_of(["one long text"])
+    assert split(documents, 0.1)["by"] == "tails"
+    assert documents.goes.tolist() == [TO_BOTH]
+
+
+def test_too_much_removed_is_an_error_with_an_example() -> None:
+    documents = documents_of(["same"] * 990 + [str(n) for n in range(10)])
+    drop_exact_duplicates(documents)
+    message = r"duplicate removed 989 of 1,000 documents \(98.9%\), more than max_removed \(0.95\).*'same'"
+    with pytest.raises(DataError, match=message):
+        check_removed(documents, "duplicate", 0.95, lambda: repr("same"))
+    check_removed(documents, "duplicate", 0.99, lambda: "")
+    check_removed(documents, "near_duplicate", 0.0, lambda: "")
+
+
+def test_decisions_of_a_shard_tell_reason_and_partner() -> None:
+    documents = documents_of(["a", "b", "a", "b", "c", "a"], shards=2)
+    drop_exact_duplicates(documents)
+    split(documents, 0.0)
+    table = documents.table(1)
+    assert table.column("reason").to_pylist() == ["duplicate", None, "duplicate"]
+    assert table.column("goes").to_pylist() == [DROP, TO_TRAIN, DROP]
+    partner = [value and int.from_bytes(value[:8], "big") for value in table.column("duplicate_of").to_pylist()]
+    assert partner == [1, None, 0]
+    assert table.column("jaccard").to_pylist() == [1.0, None, 1.0]
+
+
+def test_shards_are_gathered_in_their_order(tmp_path: Path) -> None:
+    paths = []
+    for shard, names in enumerate((["a", "b"], [], ["c"])):
+        path = tmp_path / f"{shard}.parquet"
+        table = pa.table(
+            {
+                "id": pa.array([xxhash.xxh3_128_hexdigest(name.encode()) for name in names], pa.string()),
+                "cluster": pa.array([xxhash.xxh3_128_digest(name.encode()) for name in names], pa.binary(16)),
+                "size": pa.array([len(name) for name in names], pa.int64()),
+                "source": pa.array([name.upper() for name in names], pa.string()),
+            }
+        )
+        if names:
+            pq.write_table(table, path)
+        paths.append(path)
+    documents = gather(paths, [False, False, True])
+    assert documents.starts.tolist() == [0, 2, 2, 3]
+    assert documents.sides.tolist() == [False, False, True]
+    assert [documents.source_names[code] for code in documents.sources] == ["A", "B", "C"]
+    expected = [xxhash.xxh3_128_intdigest(name.encode()) for name in "abc"]
+    assert [int(high) << 64 | int(low) for high, low in documents.contents] == expected
