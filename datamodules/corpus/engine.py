@@ -97,7 +97,7 @@ class Engine:
                 daft.set_runner_native()
             return
         try:
-            import ray  # type: ignore[import-not-found,unused-ignore]
+            import ray
         except ImportError:
             raise DataError("engine ray needs Ray: pip install 'labyrinth-llm[ray]'") from None
         if not ray.is_initialized():
