@@ -15,16 +15,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import xxhash
 
 from datamodules.artefacts import Artefact, Recipe, find, make, remove_stale, why
+from datamodules.corpus.decisions import DROP, TO_BOTH, TO_TRAIN, TO_VALIDATION, TRAIN, VALIDATION
 from datamodules.corpus.dedup import ClusterByContent
 from datamodules.corpus.engine import Engine
-from datamodules.corpus.shards import read_batches
+from datamodules.corpus.shards import DOCUMENTS, ShardWriter, read_batches
+from datamodules.corpus.split import cut_tail
 
 log = logging.getLogger(__name__)
 
 DOCUMENTS_FILE = "documents.parquet"
 FEATURES_FILE = "features.parquet"
+DECISIONS_FILE = "decisions.parquet"
 SIZE = pa.field("size", pa.int64())  # bytes of text; 0 where there is only blank
 
 
@@ -123,3 +127,85 @@ class Measure:
         if writer is not None:
             writer.close()
         return total
+
+
+@dataclass(frozen=True)
+class Write:
+    """Write the documents of a shard that were kept, each to its side, after the stages that change what is kept.
+
+    The record has what was written to each side, what the stages counted (the sums of the integer columns that each
+    adds), how many documents had no text left, and a digest of everything written, in its order.
+    """
+
+    documents: Path
+    decisions: Path
+    stages: tuple[Stage, ...]
+    validation_fraction: float
+
+    def __call__(self, folder: Path) -> dict[str, Any]:
+        decisions = pq.read_table(self.decisions, columns=["goes", "copies"])
+        goes, copies = (decisions.column(name).to_numpy() for name in ("goes", "copies"))
+        counted: dict[str, dict[str, int]] = {}
+        emptied = {"documents": 0, "bytes": 0}
+        digest = xxhash.xxh3_128()
+        start = 0
+        with ShardWriter(folder, TRAIN) as train, ShardWriter(folder, VALIDATION) as validation:
+            for batch in read_batches([self.documents]):
+                rows = slice(start, start + len(batch))
+                start += len(batch)
+                chosen = goes[rows] != DROP
+                batch = batch.filter(pa.array(chosen))
+                for stage in self.stages:
+                    batch = _counting(stage, batch, counted)
+                batch = batch.append_column("goes", pa.array(goes[rows][chosen]))
+                batch = batch.append_column("copies", pa.array(copies[rows][chosen]))
+                blank = pc.equal(pc.binary_length(pc.utf8_trim_whitespace(batch.column("text"))), 0)
+                if len(batch) and pc.any(blank).as_py():
+                    emptied["documents"] += pc.sum(blank).as_py()
+                    emptied["bytes"] += pc.sum(batch.filter(blank).column("size")).as_py()
+                    batch = batch.filter(pc.invert(blank))
+                for writer, part in ((train, self._train(batch)), (validation, self._validation(batch))):
+                    writer.write(part)
+                    digest.update(writer.split.encode())
+                    for name in ("id", "text"):
+                        digest.update("\0".join(part.column(name).to_pylist()).encode())
+        return {
+            "documents": start,
+            "bytes": train.bytes + validation.bytes,
+            TRAIN: train.counts(),
+            VALIDATION: validation.counts(),
+            "counted": counted,
+            "emptied": emptied,
+            "digest": digest.hexdigest(),
+        }
+
+    def _train(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The documents that train reads, those of several epochs as often."""
+        repeated = np.repeat(np.arange(len(batch)), np.asarray(batch.column("copies")))
+        batch = batch.take(pa.array(repeated))
+        return self._part(batch, TO_TRAIN, lambda text, cut: text[:cut])
+
+    def _validation(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return self._part(batch, TO_VALIDATION, lambda text, cut: text[cut:])
+
+    def _part(self, batch: pa.RecordBatch, side: int, cut: Callable[[str, int], str]) -> pa.RecordBatch:
+        """Documents that go whole to a side, and what `cut` leaves it of those that both sides share, in order."""
+        goes = np.asarray(batch.column("goes"))
+        batch = batch.filter(pa.array((goes == side) | (goes == TO_BOTH))).select(DOCUMENTS.names)
+        if not (goes == TO_BOTH).any():
+            return batch
+        texts = [cut(text, cut_tail(text, self.validation_fraction)) for text in batch.column("text").to_pylist()]
+        index = DOCUMENTS.get_field_index("text")
+        batch = batch.set_column(index, DOCUMENTS.field("text"), pa.array(texts, pa.string()))
+        return batch.filter(pc.greater(pc.binary_length(batch.column("text")), 0))
+
+
+def _counting(stage: Stage, batch: pa.RecordBatch, counted: dict[str, dict[str, int]]) -> pa.RecordBatch:
+    """Apply a stage and add up the integer columns that it adds."""
+    before = set(batch.schema.names)
+    batch = stage.apply(batch)
+    sums = counted.setdefault(type(stage).__name__, {})
+    for name in batch.schema.names:
+        if name not in before and pa.types.is_integer(batch.schema.field(name).type):
+            sums[name] = sums.get(name, 0) + (pc.sum(batch.column(name)).as_py() or 0)
+    return batch
