@@ -120,9 +120,7 @@ def duplicates(documents: Documents, excerpts: Excerpts) -> dict[str, Any]:
     first = np.flatnonzero(np.concatenate(([True], (ordered[1:] != ordered[:-1]).any(axis=1))))
     sizes = np.diff(np.append(first, len(order)))
     several = np.flatnonzero(sizes > 1)
-    histogram = {
-        str(size): int(count) for size, count in zip(*np.unique(sizes[several], return_counts=True), strict=True)
-    }
+    counts = np.unique(sizes[several], return_counts=True)
     largest = several[np.lexsort((ordered[first[several], 1], ordered[first[several], 0], -sizes[several]))][:CLUSTERS]
     near = pairs[documents.jaccard[pairs] < 1]
     shown = lowest(documents, near, PAIRS)
