@@ -1,0 +1,70 @@
+"""Spans of bytes in the text of a batch: where they lie, what they trim to, and the text without them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from datamodules.corpus.cleaning import text_array, text_bytes
+
+BLANK = np.zeros(256, dtype=bool)
+BLANK[[0x09, 0x0A, 0x0D, 0x20]] = True
+
+
+def documents_of(offsets: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """int64 [m]: the document in which each byte position of a batch lies; offsets int64 [n + 1]."""
+    return np.searchsorted(offsets, positions, side="right") - 1
+
+
+def trim_spans(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The spans without the blanks at their two ends; a span of blanks alone becomes empty, at its own start."""
+    padded = np.concatenate((data, np.zeros(1, dtype=np.uint8)))
+    rough = np.flatnonzero((ends > starts) & (BLANK[padded[starts]] | BLANK[padded[ends - 1]]))
+    if not rough.size:
+        return starts, ends
+    solid = np.flatnonzero(~BLANK[padded])  # the byte after the end counts as one, so that there is always a next
+    first = solid[np.searchsorted(solid, starts[rough])]
+    last = solid[np.maximum(np.searchsorted(solid, ends[rough]) - 1, 0)] + 1
+    empty = first >= ends[rough]
+    starts, ends = starts.copy(), ends.copy()
+    ends[rough] = np.where(empty, starts[rough], last)
+    starts[rough] = np.where(empty, starts[rough], first)
+    return starts, ends
+
+
+def remove_spans(text: pa.StringArray, starts: np.ndarray, ends: np.ndarray) -> pa.StringArray:
+    """The texts without the bytes [start, end) of each span; spans are sorted, apart, and whole characters."""
+    if not len(starts):
+        return text
+    data, offsets = text_bytes(text)
+    lengths = np.empty(2 * len(starts) + 1, dtype=np.int64)  # kept, removed, kept, ...
+    lengths[0:-1:2] = starts - np.concatenate(([0], ends[:-1]))
+    lengths[1::2] = ends - starts
+    lengths[-1] = data.size - ends[-1]
+    kept = np.repeat(np.arange(len(lengths)) % 2 == 0, lengths)
+    removed = np.concatenate(([0], np.cumsum(ends - starts)))
+    # An offset inside or behind k spans moves back by what lies before it of them.
+    behind = np.searchsorted(starts, offsets)
+    inside = np.maximum(np.concatenate(([0], ends))[behind] - offsets, 0)
+    return text_array(data[kept], offsets - (removed[behind] - inside))
+
+
+def replace_spans(
+    text: pa.StringArray, starts: np.ndarray, ends: np.ndarray, replacements: Sequence[bytes]
+) -> pa.StringArray:
+    """The texts with the bytes [start, end) of each span replaced; spans are sorted, apart, and in one document each.
+
+    A loop over the spans, as each has a replacement of its own length; meant for few.
+    """
+    if not len(starts):
+        return text
+    data, offsets = text_bytes(text)
+    pieces: list[bytes] = []
+    at = 0
+    for start, end, replacement in zip(starts.tolist(), ends.tolist(), replacements, strict=True):
+        pieces += [data[at:start].tobytes(), replacement]
+        at = end
+    pieces.append(data[at:].tobytes())
+    grown = np.array([len(replacement) for replacement in replacements], dtype=np.int64) - (ends - starts)
+    moved = np.concatenate(([0], np.cumsum(grown)))[np.searchsorted(starts, offsets)]
+    return text_array(np.frombuffer(b"".join(pieces), dtype=np.uint8), offsets + moved)
