@@ -56,7 +56,9 @@ FEATURES = (
     Feature("repeated_paragraphs", "paragraphs with the words, line by line, of an earlier one of the document"),
     Feature("repeated_paragraph_characters", "characters of these, newlines inside them too"),
     *(
-        Feature(f"top_{n}gram_characters", f"the most frequent (first of equals) {n} words, spaces between: length × count")
+        Feature(
+            f"top_{n}gram_characters", f"the most frequent (first of equals) {n} words, spaces between: length × count"
+        )
         for n in TOP
     ),
     *(

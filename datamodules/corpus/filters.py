@@ -32,7 +32,7 @@ def number(default: float) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """What presets share. A threshold `min_...` or `max_...` is a rule of that name; rules apply in the order of fields.
+    """What presets share: a threshold `min_...` or `max_...` is a rule of that name; they apply in the order of fields.
 
     A value equal to the threshold passes. Raises DataError for a threshold of the wrong type or out of its range.
     """
@@ -240,7 +240,9 @@ def build_filters(spec: Mapping[str, Mapping[str, float]]) -> list[Filter]:
         if name not in PRESETS:
             raise DataError(f"filters.{name}: there is no such preset{_nearest(name, PRESETS)}")
         if not isinstance(thresholds, Mapping):
-            raise DataError(f"filters.{name} must map thresholds to numbers ({{}} for the defaults), not {thresholds!r}")
+            raise DataError(
+                f"filters.{name} must map thresholds to numbers ({{}} for the defaults), not {thresholds!r}"
+            )
         known = [threshold.name for threshold in fields(PRESETS[name])]
         for threshold in thresholds:
             if threshold not in known:
@@ -251,7 +253,7 @@ def build_filters(spec: Mapping[str, Mapping[str, float]]) -> list[Filter]:
 
 def _check(place: str, value: object, type: type, at_most: float) -> None:
     wanted = "a whole number" if type is int else "a number"
-    if isinstance(value, bool) or not isinstance(value, (int, type)):
+    if isinstance(value, bool) or not isinstance(value, int if type is int else (int, float)):
         raise DataError(f"{place} must be {wanted}, not {value!r}")
     if not 0 <= value <= at_most:  # false for NaN, too
         limits = "from 0" if at_most == math.inf else f"from 0 to {at_most:g}"

@@ -48,7 +48,7 @@ def ngram_repetition(layout: Layout) -> dict[str, np.ndarray]:
 
 
 def _repeated(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which keys occur more than once, in their order, and a number from 0 for each different one of them; int64 [m]."""
+    """Which keys occur more than once, in their order, and a number from 0 for each different one; int64 [m]."""
     order = np.argsort(keys)
     ordered = keys[order]
     same = np.concatenate(([False], ordered[1:] == ordered[:-1], [False]))[: len(keys) + 1]
@@ -83,9 +83,9 @@ def _taken(at: np.ndarray, groups: np.ndarray, n: int) -> np.ndarray:
     """int64 [m]: the n-grams that a reader from left to right counts as repeated, none of which overlap.
 
     The reader notes the n-gram at each word it comes to. One that it has noted before counts, and the reader goes on
-    behind its last word, so what begins inside is not noted. Whether an n-gram was noted hangs on those before it: the
-    answer is found by supposing that every n-gram was noted where it first occurs, and correcting until nothing changes.
-    A round puts right at least the next n-gram of each document, most often all of them: two or three rounds are usual.
+    behind its last word, so what begins inside is not noted. Whether an n-gram was noted hangs on those before it, so
+    we suppose that each was noted where it first occurs, and correct that until nothing changes. A round puts right at
+    least the next n-gram of each document, and most often all of them: two or three rounds are usual.
     """
     noted = np.full(int(groups.max(initial=-1)) + 1, np.iinfo(np.int64).max)
     np.minimum.at(noted, groups, at)
