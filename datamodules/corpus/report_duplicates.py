@@ -4,7 +4,7 @@ from typing import Any
 
 from datamodules.corpus.report_charts import histogram
 from datamodules.corpus.report_numbers import count, jaccard_bins, numbered, size_bins
-from datamodules.corpus.report_texts import Budget, marked_differences, sample_block, unit
+from datamodules.corpus.report_texts import Budget, group, marked_differences, sample_block, unit
 
 PAIRS_BUDGET, CLUSTERS_BUDGET = 80_000, 50_000  # bytes of HTML
 CLUSTERS = 20
