@@ -68,9 +68,7 @@ def check(report: dict[str, Any]) -> None:
             f"{count(dropped)} dropped are {count(kept + dropped)}"
         )
     if stages and at != kept:
-        raise ValueError(
-            f"the report does not add up: {before} gave {count(at)} documents, but {count(kept)} are kept"
-        )
+        raise ValueError(f"the report does not add up: {before} gave {count(at)} documents, but {count(kept)} are kept")
 
 
 def write_report(report: dict[str, Any], folder: Path) -> None:
@@ -192,11 +190,11 @@ class Printer:
         ordered = largest_first(counts, lambda item: item["documents"])
         whole = whole or sum(item["documents"] for _, item in ordered)
         full = max((item["documents"] for _, item in ordered), default=0)
-        rows: list[list[RenderableType]] = [
-            [name, self.count(item["documents"]), share(item["documents"], whole), size(item["bytes"])]
-            + ([Bar(max(1, full), 0, item["documents"], width=BAR)] if self.bars else [])
-            for name, item in ordered
-        ]
+        rows: list[list[RenderableType]] = []
+        for name, item in ordered:
+            documents = item["documents"]
+            row: list[RenderableType] = [name, self.count(documents), share(documents, whole), size(item["bytes"])]
+            rows.append([*row, Bar(max(1, full), 0, documents, width=BAR)] if self.bars else row)
         self.table(title, [noun, "documents", "share", "text", *([""] if self.bars else [])], rows)
 
     def duplicates(self, duplicates: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Tables with bars, and histograms, as plain HTML and SVG: every bar starts at 0 or names its scale, beside its number."""
+"""Tables with bars, and histograms, as HTML and SVG: every bar stands beside its number, on a scale that is stated."""
 
 import math
 from collections.abc import Sequence

@@ -3,32 +3,32 @@
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from datamodules.corpus.report_charts import Cell, histogram, table
+from datamodules.corpus.report_charts import Cell, table
+from datamodules.corpus.report_duplicates import duplicates_section
 from datamodules.corpus.report_numbers import (
     count,
     dropped_documents,
     duration,
-    jaccard_bins,
     kept_documents,
     largest_first,
+    numbered,
     share,
     short_count,
     shown_rate,
     size,
-    size_bins,
     splits,
 )
-from datamodules.corpus.report_texts import Budget, escaped, marked_differences, sample_block, shown
+from datamodules.corpus.report_texts import Budget, escaped, group, sample_block, shown, unit
 
 FOLDER = Path(__file__).parent
 ROWS = 40  # of a table; what is beyond is summed up in one row
-# Bytes of HTML for samples; with the tables, at most ROWS rows each, the page stays below 400 kB.
-DROPPED_BUDGET, PAIRS_BUDGET, CLUSTERS_BUDGET, SPANS_BUDGET = 120_000, 80_000, 50_000, 20_000
+# Bytes of HTML for samples; with those of report_duplicates.py and at most ROWS rows a table, below 400 kB in all.
+DROPPED_BUDGET, SPANS_BUDGET = 120_000, 20_000
 SETTINGS_SHOWN = 20_000  # characters
 
 Report = dict[str, Any]
@@ -36,15 +36,15 @@ Report = dict[str, Any]
 
 def render(report: Report) -> str:
     """The page. Each part of the report that is there becomes a section; equal reports give equal pages."""
-    sections = [(title, name, body) for title, name, draw in SECTIONS if (body := draw(report))]
+    sections = [(title, name, text) for title, name, draw in SECTIONS if (text := draw(report))]
     links = "".join(f'<li><a href="#{name}">{title}</a></li>' for title, name, _ in sections)
     body = [
         _head(report),
         f'<nav aria-label="Sections"><ul>{links}</ul></nav>' if links else "",
         "<main>",
         *(
-            f'<section aria-labelledby="{name}"><h2 id="{name}">{title}</h2>{body}</section>'
-            for title, name, body in sections
+            f'<section aria-labelledby="{name}"><h2 id="{name}">{title}</h2>{text}</section>'
+            for title, name, text in sections
         ),
         "</main>",
         '<footer class="note"><p>Units are decimal: 1 kB is 1,000 bytes, 1 MB is 1,000,000 bytes. Bytes are those of '
@@ -78,7 +78,7 @@ def _head(report: Report) -> str:
         figures.append(("Kept", f"{short_count(documents)} documents", f"{size(text)}; {note}"))
     if read and "dropped" in report:
         dropped = dropped_documents(report)
-        note = f"{share(dropped, read['documents'])} of the documents, for {_number(report['dropped'], 'reason')}"
+        note = f"{share(dropped, read['documents'])} of the documents, for {numbered(report['dropped'], 'reason')}"
         figures.append(("Dropped", f"{short_count(dropped)} documents", note))
     split = report.get("split", {})
     for name, part in splits(report).items():
@@ -184,11 +184,11 @@ def _dropped_samples(dropped: dict[str, Any]) -> str:
     for turn in range(max(len(reason.get("samples", [])) for _, reason in ordered)):
         for name, reason in ordered:
             if turn < len(samples := reason.get("samples", [])):
-                block = f'<div class="unit">{sample_block(samples[turn])}</div>'
+                block = unit(sample_block(samples[turn]))
                 if len(blocks[name]) == turn and budget.take(block):
                     blocks[name].append(block)
     groups = [
-        _group(
+        group(
             f"<code>{escaped(name)}</code>",
             f"{count(reason['documents'])} documents, {size(reason['bytes'])}",
             blocks[name],
@@ -199,62 +199,11 @@ def _dropped_samples(dropped: dict[str, Any]) -> str:
     ]
     if not groups:
         return ""
-    form = (
-        '<form class="filter" id="filter" role="search" hidden onsubmit="return false"><label for="wanted">Only '
-        'samples with</label> <input id="wanted" type="search"> <output aria-live="polite"></output></form>'
+    search = (
+        '<div class="filter" id="filter" role="search" hidden><label for="wanted">Only samples with</label> '
+        '<input id="wanted" type="search"> <output aria-live="polite"></output></div>'
     )
-    return f"<h3>Samples of what was dropped</h3>{form.replace(' onsubmit="return false"', '')}{''.join(groups)}"
-
-
-def _group(title: str, note: str, blocks: Sequence[str], available: int) -> str:
-    told = f"{_number(blocks, 'sample')}" + (f" of {count(available)}" if available > len(blocks) else "")
-    return (
-        f'<details class="group"><summary>{title} <span class="note">{note} · {told}</span></summary>'
-        f"{''.join(blocks)}</details>"
-    )
-
-
-def _duplicates(report: Report) -> str:
-    duplicates = report.get("duplicates", {})
-    parts = []
-    if bins := size_bins(duplicates.get("cluster_sizes", {})):
-        names = [(str(first) if first == last else f"{first:,}–{last:,}", number) for first, last, number in bins]
-        clusters = sum(number for *_, number in bins)
-        title = f"Sizes of the {count(clusters)} clusters of documents that resemble each other."
-        scale = "clusters, each line ten times the one below"
-        parts.append(histogram(title, names, "documents in the cluster", scale, logarithmic=True))
-    pairs = duplicates.get("pairs", [])
-    if bins := jaccard_bins(pair["jaccard"] for pair in pairs):
-        title = f"Similarity of {_number(pairs, 'removed document')} to the one kept instead."
-        names = [(f"{first:.3f}".rstrip("0"), number) for first, _, number in bins]
-        label = f"Jaccard similarity, bins of 0.025 named by their lower end, from {bins[0][0]:.3g} to 1"
-        parts.append(histogram(title, names, label, "pairs"))
-    if blocks := _within(PAIRS_BUDGET, map(_pair, pairs)):
-        note = f"{len(blocks)} of {count(len(pairs))} pairs; words that differ are marked and underlined"
-        group = f'<details class="group"><summary>Pairs <span class="note">{note}</span></summary>{"".join(blocks)}'
-        parts.append(f"<h3>Removed and kept, side by side</h3>{group}</details>")
-    largest, budget = [], Budget(CLUSTERS_BUDGET)
-    for cluster in duplicates.get("largest", []):
-        blocks = [f'<div class="unit">{sample_block(sample)}</div>' for sample in cluster.get("samples", [])]
-        blocks = [block for block in blocks if budget.take(block)]
-        title = f"{count(cluster['documents'])} documents"
-        largest.append(_group(title, f"{count(cluster['kept'])} kept", blocks, len(cluster.get("samples", []))))
-    if largest:
-        parts.append(f"<h3>The largest clusters</h3>{''.join(largest[:ROWS])}")
-    return "".join(parts)
-
-
-def _pair(pair: dict[str, Any]) -> str:
-    removed, kept = marked_differences(pair["removed"], pair["kept"])
-    return (
-        f'<div class="unit"><p><b>Jaccard {pair["jaccard"]:.3f}</b></p><div class="pair">'
-        f"{sample_block(pair['removed'], removed, 'removed')}{sample_block(pair['kept'], kept, 'kept')}</div></div>"
-    )
-
-
-def _within(budget_size: int, blocks: Iterable[str]) -> list[str]:
-    budget = Budget(budget_size)
-    return [block for block in blocks if budget.take(block)]
+    return f"<h3>Samples of what was dropped</h3>{search}{''.join(groups)}"
 
 
 def _languages(report: Report) -> str:
@@ -341,10 +290,10 @@ def _contamination(report: Report) -> str:
     groups = []
     for name, benchmark in ordered:
         samples = benchmark.get("samples", [])
-        blocks = [block for sample in samples if budget.take(block := f'<div class="unit">{sample_block(sample)}</div>')]
+        blocks = budget.within(unit(sample_block(sample)) for sample in samples)
         if blocks:
             note = f"{count(benchmark['spans'])} matched spans"
-            groups.append(_group(f"<bdi>{escaped(name)}</bdi>", note, blocks, len(samples)))
+            groups.append(group(f"<bdi>{escaped(name)}</bdi>", note, blocks, len(samples)))
     heading = "<h3>Matched spans</h3>" if groups else ""
     return table(caption, ["Benchmark", "Documents", "Matched spans"], rows) + heading + "".join(groups)
 
@@ -361,14 +310,10 @@ def _bar(number: int, full: int) -> Cell:
     return Cell(count(number), part=number / full)
 
 
-def _number(things: Sequence[Any] | dict[str, Any], noun: str) -> str:
-    return f"{count(len(things))} {noun}{'' if len(things) == 1 else 's'}"
-
-
 SECTIONS: list[tuple[str, str, Callable[[Report], str]]] = [
     ("Stages", "stages", _stages),
     ("What was dropped, and why", "dropped", _dropped),
-    ("Duplicates", "duplicates", _duplicates),
+    ("Duplicates", "duplicates", duplicates_section),
     ("Languages", "languages", _languages),
     ("Sources", "sources", _sources),
     ("Personal data", "pii", _pii),

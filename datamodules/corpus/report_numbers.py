@@ -1,6 +1,6 @@
 """The figures of a corpus report: how they are written for people, and what follows from them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from typing import Any
 
 UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")  # powers of 1000
@@ -19,6 +19,11 @@ def short_count(number: int) -> str:
         if number < 999.5 * unit:
             return f"{_three_digits(number / unit)} {name}"
     return f"{number / 10**12:,.0f} trillion"
+
+
+def numbered(things: Sized, noun: str) -> str:
+    """How many things of a noun: 1 sample, 2 samples."""
+    return f"{count(len(things))} {noun}{'' if len(things) == 1 else 's'}"
 
 
 def size(number: int) -> str:

@@ -7,9 +7,10 @@ direction, halves of surrogate pairs) is shown by its code point instead.
 import difflib
 import html
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from datamodules.corpus.report_numbers import size
+from datamodules.corpus.report_numbers import count, numbered, size
 
 # Line feed and tab stay, and so do the zero-width joiner and non-joiner, which spell words in many scripts.
 # Unicode 16, section 23: control codes, layout and format controls, noncharacters; surrogates as in section 3.8.
@@ -76,7 +77,7 @@ def marked_differences(one: dict[str, Any], other: dict[str, Any]) -> tuple[str,
     texts = one["text"], other["text"]
     spans = [[match.span() for match in WORD.finditer(text)] for text in texts]
     words = [[text[start:end] for start, end in found] for text, found in zip(texts, spans, strict=True)]
-    changes = difflib.SequenceMatcher(None, *words, autojunk=False).get_opcodes()
+    changes = difflib.SequenceMatcher(None, words[0], words[1], autojunk=False).get_opcodes()
     marks: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
     cut = is_cut(one), is_cut(other)
     for kind, one_first, one_last, other_first, other_last in changes:
@@ -102,6 +103,20 @@ def _with_marks(text: str, marks: list[tuple[int, int]]) -> str:
     return "".join([*parts, shown(text[done:])])
 
 
+def unit(block: str) -> str:
+    """A block that the page's search shows or hides as one."""
+    return f'<div class="unit">{block}</div>'
+
+
+def group(title: str, note: str, blocks: Sequence[str], available: int) -> str:
+    """Samples to unfold. `title` and `note` are HTML; `available` tells how many samples the report has of it."""
+    told = numbered(blocks, "sample") + (f" of {count(available)}" if available > len(blocks) else "")
+    return (
+        f'<details class="group"><summary>{title} <span class="note">{note} · {told}</span></summary>'
+        f"{''.join(blocks)}</details>"
+    )
+
+
 class Budget:
     """How many bytes of HTML may still be spent on samples, so that a page of many samples stays light."""
 
@@ -115,3 +130,7 @@ class Budget:
             return False
         self.left -= length
         return True
+
+    def within(self, blocks: Iterable[str]) -> list[str]:
+        """Those of the blocks, in order, for which there is room."""
+        return [block for block in blocks if self.take(block)]
