@@ -10,7 +10,8 @@ from typing import Any
 import tokenizers
 
 from datamodules.artefacts import Artefact, Recipe, find, make
-from datamodules.corpus.pipeline import TRAIN, VALIDATION, Corpus, Plan
+from datamodules.corpus.decisions import TRAIN, VALIDATION
+from datamodules.corpus.pipeline import Pipeline, Plan
 from datamodules.corpus.shards import read_batches, shards_of
 from datamodules.errors import DataError
 from datamodules.text.tokenizer import Tokenizer
@@ -45,7 +46,7 @@ class Preparation:
     `tokenizer_sample_bytes` of the train split.
     """
 
-    corpus: Corpus
+    corpus: Pipeline
     vocab_size: int
     tokenizer: str | None
     tokenizer_sample_bytes: int
@@ -72,7 +73,7 @@ class Preparation:
         """Make what is missing and tell of the result: counts, seconds, folders, and whether all of it was reused."""
         start = time.perf_counter()
         plan, trained, tokens = self.recipes()
-        documents = plan.prepare(self.cache_dir)
+        documents = plan.prepare()
         made = [documents]
         if trained is not None:
             made.append(make(trained, self.cache_dir, lambda folder: self._train(folder, documents)))

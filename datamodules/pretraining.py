@@ -3,7 +3,7 @@
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -12,7 +12,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
 from datamodules import progress
-from datamodules.corpus.pipeline import Corpus
+from datamodules.corpus.curation import Curation
+from datamodules.corpus.engine import Engine
+from datamodules.corpus.pipeline import Pipeline
 from datamodules.corpus.readers import EncodingErrors
 from datamodules.errors import DataError
 from datamodules.preparation import Preparation, Prepared
@@ -38,6 +40,9 @@ class PretrainDataModule(pl.LightningDataModule):
         validation_fraction: share of the text that is kept for validation; 0 for none.
         encoding_errors: `replace` invalid UTF-8 by U+FFFD and count it, or be `strict` and stop there.
         max_bad_fraction: share of rows of one file that may be unusable before it is an error.
+        curation: what is done to documents: languages, quality filters, near-duplicates, and more.
+        engine: where documents are prepared: `local`, or `ray` on a Ray cluster (extra `[ray]`).
+        workers: processes that prepare documents; one a core if not given.
         vocab_size: size of the vocabulary to train, the six special tokens included; not used with `tokenizer`.
         tokenizer: path of a byte-level BPE `tokenizer.json` to use rather than train one.
         tokenizer_sample_bytes: the tokenizer is trained on a random sample of the text of about this size.
@@ -61,6 +66,9 @@ class PretrainDataModule(pl.LightningDataModule):
         validation_fraction: float = 0.05,
         encoding_errors: EncodingErrors = "replace",
         max_bad_fraction: float = 0.01,
+        curation: Curation | None = None,
+        engine: Literal["local", "ray"] = "local",
+        workers: int | None = None,
         vocab_size: int = 2048,
         tokenizer: str | None = None,
         tokenizer_sample_bytes: int = 50_000_000,
@@ -84,7 +92,16 @@ class PretrainDataModule(pl.LightningDataModule):
             if value is not None and value < 1:
                 raise DataError(f"{name} is {value}; it can be 1 or more")
         self.preparation = Preparation(
-            Corpus(sources, validation_sources, text_field, validation_fraction, encoding_errors, max_bad_fraction),
+            Pipeline(
+                sources,
+                validation_sources,
+                text_field,
+                validation_fraction,
+                encoding_errors,
+                max_bad_fraction,
+                curation or Curation(),
+                engine=Engine(engine, workers),
+            ),
             vocab_size,
             tokenizer,
             tokenizer_sample_bytes,

@@ -57,6 +57,10 @@ class Filter:
         """The columns of features that the rules read."""
         return tuple(dict.fromkeys(column for columns in self.measures.values() for column in columns))
 
+    def reasons(self) -> list[str]:
+        """Every rule, in order, as `failed` names it."""
+        return [f"{self.name}.{threshold.name}" for threshold in fields(self)]
+
     def failed(self, features: pa.RecordBatch | pa.Table) -> pa.Array:
         """Of each row: null if it passes, or the first rule that it fails, such as "gopher_quality.min_words"."""
         columns = {name: features.column(name).to_numpy(zero_copy_only=False) for name in self.needs}
@@ -65,7 +69,7 @@ class Filter:
         for place, rule in reversed(list(enumerate(rules))):
             value, limit = _measured(columns, self.measures[rule]), getattr(self, rule)
             first[value < limit if rule.startswith("min_") else value > limit] = place
-        names = pa.array([f"{self.name}.{rule}" for rule in rules] + [None], pa.string())
+        names = pa.array([*self.reasons(), None], pa.string())
         return names.take(pa.array(first))
 
 

@@ -1,44 +1,54 @@
-"""Raw inputs to clean, unique documents in train and validation: read, clean, find duplicates, split, write.
+"""Raw inputs to clean, unique documents in train and validation, with a report of what became of every one.
 
-The first pass reads, cleans and hashes, batch by batch, and keeps 40 bytes a document in memory. Then it is decided
-where each document goes, from hashes and sizes alone. The second pass writes the splits.
+A shard at a time is read and cleaned, and measured; then it is decided over all shards what becomes of each document;
+then each shard writes what is kept of it. Each step of each shard is kept under the fingerprint of what made it, so
+work that was ended goes on where it was, and a changed setting does anew only what lies behind it.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
 from datamodules.artefacts import Artefact, Recipe, make
-from datamodules.corpus.cleaning import Cleaning
-from datamodules.corpus.dedup import ClusterByContent, contained, hash_columns, id_columns, survivors
-from datamodules.corpus.readers import DocumentReader, EncodingErrors
-from datamodules.corpus.shards import DOCUMENTS, ShardWriter, read_batches
+from datamodules.corpus.curation import Curation, identity
+from datamodules.corpus.decisions import TRAIN, VALIDATION
+from datamodules.corpus.engine import Engine
+from datamodules.corpus.readers import EncodingErrors
+from datamodules.corpus.report import write_report
+from datamodules.corpus.run import Run
+from datamodules.corpus.sharding import Shard, plan_shards
 from datamodules.corpus.sources import Input, digest, resolve
-from datamodules.corpus.split import cut_tail, in_validation, is_near
+from datamodules.corpus.steps import Stage
 from datamodules.digests import FileDigests
 from datamodules.errors import DataError
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # raised when the same inputs and settings give other documents
-STAGES = (Cleaning(), ClusterByContent())
-TRAIN, VALIDATION = "train", "validation"
-DROP, TO_TRAIN, TO_VALIDATION, TO_BOTH = range(4)  # where a document goes; to both: its tail to validation
+VERSION = 2  # raised when the same inputs and settings give other documents
+WORK = "work"  # folder of the cache in which the steps of the shards lie
+SHARD_BYTES = 64 << 20  # of input in one shard: so small that a few workers share a small corpus
+ROOM = 0.5  # bytes of disk that are needed at least for a byte of input: text twice, compressed, and its measures
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """What documents are made from, and how; the same corpus always makes the same documents.
+class Pipeline:
+    """What documents are made from, and how; the same pipeline always makes the same documents.
 
-    `validation_fraction` of the bytes becomes validation, unless `validation_sources` are given: then these do,
-    all of `sources` is train, and train documents that also stand in validation are left out of train.
+    Args:
+        sources: `stdlib`, files, folders, globs, `hf:owner/name[/config][:split]`; their order plays no part.
+        validation_sources: texts for validation alone; then all of `sources` is for training, and what validation has
+            as well is left out of it.
+        text_field: the field of a row that is the document.
+        validation_fraction: share of the bytes that becomes validation where there are no `validation_sources`.
+        encoding_errors: `replace` invalid UTF-8 by U+FFFD and count it, or be `strict` and stop there.
+        max_bad_fraction: share of rows of one file that may be unusable before it is an error.
+        curation: what is done to documents on their way.
+        stages: stages of your own, applied to each batch after the cleaning of `curation`.
+        engine: where the work is done; it changes nothing else.
+        shard_bytes: of input in one shard.
     """
 
     sources: str | Sequence[str] = "stdlib"
@@ -47,6 +57,10 @@ class Corpus:
     validation_fraction: float = 0.05
     encoding_errors: EncodingErrors = "replace"
     max_bad_fraction: float = 0.01
+    curation: Curation = field(default_factory=Curation)
+    stages: tuple[Stage, ...] = ()
+    engine: Engine = field(default_factory=Engine)
+    shard_bytes: int = SHARD_BYTES
 
     def plan(self, cache_dir: Path) -> "Plan":
         """Look at the inputs, without reading them again where they are known to be unchanged.
@@ -60,173 +74,87 @@ class Corpus:
         ):
             if not 0 <= value < 1:
                 raise DataError(f"{name} is {value}; it can be 0 up to (not including) 1")
-        train = resolve(self.sources)
-        validation = resolve(self.validation_sources) if self.validation_sources else []
+        sides = {TRAIN: resolve(self.sources)}
+        if self.validation_sources:
+            sides[VALIDATION] = resolve(self.validation_sources)
         digests = FileDigests(cache_dir)
-        inputs = {
-            f"{side}: {item.name}": digest(item, digests)
-            for side, items in ((TRAIN, train), (VALIDATION, validation))
-            for item in items
-        }
+        inputs = {f"{side}: {item.name}": digest(item, digests) for side, items in sides.items() for item in items}
         digests.save()
         settings = {
+            **self.reading(),
+            "validation_fraction": None if VALIDATION in sides else self.validation_fraction,
+            **asdict(self.curation),
+            "stages": identity(self.stages),
+            "shard_bytes": self.shard_bytes,
+        }
+        return Plan(self, cache_dir, sides, Recipe("documents", VERSION, settings, inputs))
+
+    def prepare(self, cache_dir: Path) -> Artefact:
+        """Make the documents, or reuse them: a folder with what `Plan.prepare` says."""
+        return self.plan(cache_dir).prepare()
+
+    def reading(self) -> dict[str, Any]:
+        """The settings of the reader."""
+        return {
             "text_field": self.text_field,
-            "validation_fraction": None if validation else self.validation_fraction,
             "encoding_errors": self.encoding_errors,
             "max_bad_fraction": self.max_bad_fraction,
         }
-        return Plan(self, train, validation, Recipe("documents", VERSION, settings, inputs))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A corpus with the inputs that its sources stand for now, and the recipe that they make."""
+    """A pipeline with the inputs that its sources stand for now, and the recipe that they make."""
 
-    corpus: Corpus
-    train: list[Input]
-    validation: list[Input]
+    pipeline: Pipeline
+    cache_dir: Path
+    sides: Mapping[str, Sequence[Input]]
     recipe: Recipe
 
-    def prepare(self, cache_dir: Path) -> Artefact:
-        """Make the documents folder, or reuse it: `train-*.parquet`, `validation-*.parquet` and `manifest.json`."""
-        return make(self.recipe, cache_dir, self._build)
+    def prepare(self) -> Artefact:
+        """Make the documents folder, or reuse it.
+
+        It holds `train-*.parquet`, `validation-*.parquet`, `report.json`, `report.html` and `manifest.json`.
+        """
+        return make(self.recipe, self.cache_dir, self._build)
 
     def _build(self, folder: Path) -> dict[str, Any]:
-        passes = [Pass(folder / ".train.parquet", self._reader(self.train))]
-        if self.validation:
-            passes.append(Pass(folder / ".validation.parquet", self._reader(self.validation)))
-        for one in passes:
-            one.read()
-        counts, split = decide(passes, self.corpus.validation_fraction)
-        with ShardWriter(folder, TRAIN) as train, ShardWriter(folder, VALIDATION) as validation:
-            for one in passes:
-                for batch, goes in one.batches():
-                    _route(batch, goes, train, validation, self.corpus.validation_fraction)
-                one.path.unlink()
-        if not train.documents:
-            read, dropped = counts["read"], counts["dropped"]
+        pipeline = self.pipeline
+        self._check_room()
+        shards = [
+            (side == VALIDATION, shard, self._digests(side, shard))
+            for side, inputs in self.sides.items()
+            for shard in plan_shards(inputs, pipeline.shard_bytes)
+        ]
+        run = Run(self.cache_dir / WORK, pipeline.engine, pipeline.curation, shards)
+        report = run.make(folder, pipeline.reading(), pipeline.stages, pipeline.validation_fraction)
+        report |= {"title": self.recipe.name, "fingerprint": self.recipe.fingerprint, "settings": self.recipe.settings}
+        write_report(report, folder)
+        counts = {key: report[key] for key in ("read", "kept")}
+        counts["dropped"] = {reason: told["documents"] for reason, told in report["dropped"].items()}
+        log.info("documents: %s", describe(counts, report["split"]))
+        return {"counts": counts, "split": report["split"], "digest": report["digest"]}
+
+    def _digests(self, side: str, shard: Shard) -> dict[str, str]:
+        return {item.name: self.recipe.inputs[f"{side}: {item.name}"] for item in shard.inputs}
+
+    def _check_room(self) -> None:
+        """Stop before the work begins where the disk cannot hold even its compressed text."""
+        paths = [item.path for inputs in self.sides.values() for item in inputs]
+        size = sum(path.stat().st_size for path in paths if path is not None and path.is_file())
+        free = shutil.disk_usage(self.cache_dir).free
+        if free < ROOM * size:
             raise DataError(
-                f"the sources hold no text for training: of {read['documents']} documents "
-                + ", ".join(f"{number} were dropped as {reason}" for reason, number in dropped.items())
-                + "; give more text"
+                f"{self.cache_dir} has {free / 1e9:.1f} GB free, and {size / 1e9:.1f} GB of input need at least "
+                f"{ROOM * size / 1e9:.1f} GB there; make room, or choose another folder with cache_dir"
             )
-        counts["kept"] |= {TRAIN: train.counts(), VALIDATION: validation.counts()}
-        split["share_of_bytes"] = round(validation.bytes / (train.bytes + validation.bytes), 4)
-        log.info("documents: %s", describe(counts, split))
-        return {"counts": counts, "split": split}
-
-    def _reader(self, inputs: list[Input]) -> DocumentReader:
-        return DocumentReader(
-            inputs,
-            text_field=self.corpus.text_field,
-            encoding_errors=self.corpus.encoding_errors,
-            max_bad_fraction=self.corpus.max_bad_fraction,
-        )
 
 
-@dataclass
-class Pass:
-    """The cleaned documents of train or of validation, on disk, and what is known of each in memory.
-
-    `clusters` and `ids` are uint64 [n, 2], `sizes` int64 [n] bytes of text (0 where there is only blank),
-    `goes` uint8 [n], where each goes; it is decided after reading.
-    """
-
-    path: Path
-    reader: DocumentReader
-    clusters: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.uint64))
-    ids: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.uint64))
-    sizes: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    goes: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.uint8))
-
-    def read(self) -> None:
-        clusters, ids, sizes = [self.clusters], [self.ids], [self.sizes]
-        with pq.ParquetWriter(self.path, DOCUMENTS, compression="zstd") as writer:
-            for batch in self.reader:
-                for stage in STAGES:
-                    batch = stage.apply(batch)
-                text = batch.column("text")
-                blank = pc.equal(pc.binary_length(pc.utf8_trim_whitespace(text)), 0)
-                sizes.append(np.where(np.asarray(blank), 0, np.asarray(pc.binary_length(text))).astype(np.int64))
-                clusters.append(hash_columns(batch.column("cluster")))
-                ids.append(id_columns(batch.column("id")))
-                writer.write_batch(batch.select(DOCUMENTS.names))
-        self.clusters, self.ids, self.sizes = map(np.concatenate, (clusters, ids, sizes))
-
-    def batches(self) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
-        """The batches of documents again, with where each document goes."""
-        start = 0
-        for batch in read_batches([self.path]):
-            yield batch, self.goes[start : start + len(batch)]
-            start += len(batch)
-
-
-def decide(passes: Sequence[Pass], validation_fraction: float) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Set where each document goes. Takes the pass over train, and the one over validation if it has its own sources.
-
-    Returns the counts (read = kept + dropped) and how it was split.
-    """
-    dropped = {"empty": 0, "duplicate": 0, "in_validation": 0}
-    for one in passes:
-        empty, unique = one.sizes == 0, survivors(one.clusters, one.ids)
-        one.goes = np.where(unique & ~empty, TO_TRAIN, DROP).astype(np.uint8)
-        dropped["empty"] += int(empty.sum())
-        dropped["duplicate"] += int((~unique & ~empty).sum())
-    train = passes[0]
-    kept = train.goes == TO_TRAIN
-    split: dict[str, Any] = {"by": "none", "asked": validation_fraction}
-    if len(passes) == 2:
-        split = {"by": "sources"}
-        validation = passes[1]
-        validation.goes[validation.goes == TO_TRAIN] = TO_VALIDATION
-        also = kept & contained(train.clusters, validation.clusters[validation.goes == TO_VALIDATION])
-        train.goes[also] = DROP
-        dropped["in_validation"] = int(also.sum())
-    elif validation_fraction > 0:
-        chosen = in_validation(train.clusters, validation_fraction) & kept
-        share = train.sizes[chosen].sum() / max(1, train.sizes[kept].sum())
-        if is_near(share, validation_fraction):
-            split["by"] = "documents"
-            train.goes[chosen] = TO_VALIDATION
-        else:
-            split["by"] = "tails"
-            train.goes[kept] = TO_BOTH
-            log.info(
-                "documents: too few or too unequal to be split whole (validation would hold %.1f %% of the bytes, "
-                "%.1f %% were asked for), so the last part of each is validation",
-                100 * share,
-                100 * validation_fraction,
-            )
-    read = [one.reader.counts.to_dict() for one in passes]
-    return {
-        "read": {key: sum(counts[key] for counts in read) for key in read[0]},
-        "dropped": dropped,
-        "kept": {"documents": sum(int((one.goes != DROP).sum()) for one in passes)},
-    }, split
-
-
-def _route(
-    batch: pa.RecordBatch, goes: np.ndarray, train: ShardWriter, validation: ShardWriter, fraction: float
-) -> None:
-    train.write(batch.filter(pa.array(goes == TO_TRAIN)))
-    validation.write(batch.filter(pa.array(goes == TO_VALIDATION)))
-    both = batch.filter(pa.array(goes == TO_BOTH))
-    texts = both.column("text").to_pylist()
-    cuts = [cut_tail(text, fraction) for text in texts]
-    heads = pa.array([text[:cut] for text, cut in zip(texts, cuts, strict=True)], pa.string())
-    tails = pa.array([text[cut:] for text, cut in zip(texts, cuts, strict=True)], pa.string())
-    for writer, part in ((train, heads), (validation, tails)):
-        some = both.set_column(DOCUMENTS.get_field_index("text"), DOCUMENTS.field("text"), part)
-        writer.write(some.filter(pc.greater(pc.binary_length(part), 0)))
-
-
-def describe(counts: dict[str, Any], split: dict[str, Any]) -> str:
+def describe(counts: Mapping[str, Any], split: Mapping[str, Any]) -> str:
     """The counts of a documents folder in one line."""
     read, kept = counts["read"], counts["kept"]
-    notes = "".join(f", {read[key]:,} {key.replace('_', ' ')}" for key in ("bad_rows", "replaced") if read[key])
-    dropped = ", ".join(
-        f"{number:,} {reason.replace('_', ' ')}" for reason, number in counts["dropped"].items() if number
-    )
+    notes = "".join(f", {read[key]:,} {key.replace('_', ' ')}" for key in ("bad_rows", "replaced") if read.get(key))
+    dropped = ", ".join(f"{number:,} {reason.replace('_', ' ')}" for reason, number in counts["dropped"].items())
     sides = ", ".join(
         f"{side} {kept[side]['documents']:,} ({kept[side]['bytes']:,} bytes)" for side in (TRAIN, VALIDATION)
     )

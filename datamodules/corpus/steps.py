@@ -21,6 +21,7 @@ from datamodules.artefacts import Artefact, Recipe, find, make, remove_stale, wh
 from datamodules.corpus.decisions import DROP, TO_BOTH, TO_TRAIN, TO_VALIDATION, TRAIN, VALIDATION
 from datamodules.corpus.dedup import ClusterByContent
 from datamodules.corpus.engine import Engine
+from datamodules.corpus.minhash import MinHash
 from datamodules.corpus.shards import DOCUMENTS, ShardWriter, read_batches
 from datamodules.corpus.split import cut_tail
 
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 DOCUMENTS_FILE = "documents.parquet"
 FEATURES_FILE = "features.parquet"
 DECISIONS_FILE = "decisions.parquet"
+KEYS_FILE = "keys.npy"
+SIGNATURES_FILE = "signatures.npy"
 SIZE = pa.field("size", pa.int64())  # bytes of text; 0 where there is only blank
 
 
@@ -127,6 +130,38 @@ class Measure:
         if writer is not None:
             writer.close()
         return total
+
+
+@dataclass(frozen=True)
+class Sign:
+    """Write the MinHash keys (uint64 [documents, keys]) and signatures (uint8 [documents, bins]) of a shard.
+
+    As `.npy` files, which are mapped and not read when documents are compared.
+    """
+
+    documents: Path
+    minhash: MinHash
+
+    def __call__(self, folder: Path) -> dict[str, Any]:
+        count = pq.read_metadata(self.documents).num_rows
+        widths = {
+            KEYS_FILE: (self.minhash.groupings * self.minhash.bands, np.uint64),
+            SIGNATURES_FILE: (self.minhash.bins, np.uint8),
+        }
+        files = {
+            name: np.lib.format.open_memmap(folder / name, mode="w+", dtype=dtype, shape=(count, width))
+            for name, (width, dtype) in widths.items()
+        }
+        start = size = 0
+        for batch in read_batches([self.documents]):
+            sketches = self.minhash.sketch(batch.column("text"))
+            rows = slice(start, start + len(batch))
+            files[KEYS_FILE][rows], files[SIGNATURES_FILE][rows] = sketches.keys, sketches.signatures
+            start += len(batch)
+            size += pc.sum(batch.column("size")).as_py()
+        for file in files.values():
+            file.flush()
+        return {"documents": start, "bytes": size}
 
 
 @dataclass(frozen=True)

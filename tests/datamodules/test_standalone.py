@@ -86,9 +86,9 @@ def test_documents_can_be_had_without_torch(tmp_path: Path, texts: Path) -> None
     code = f"""
 import sys
 from pathlib import Path
-from datamodules.corpus.pipeline import Corpus
+from datamodules.corpus.pipeline import Pipeline
 cache = Path({str(tmp_path / "cache")!r})
-made = Corpus([{str(texts)!r}]).plan(cache).prepare(cache)
+made = Pipeline([{str(texts)!r}]).prepare(cache)
 print(made.manifest["counts"]["read"]["documents"], "torch" in sys.modules)
 """
     assert run(code).stdout.split() == ["60", "False"]

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from datamodules.corpus import hub
-from datamodules.corpus.pipeline import Corpus
+from datamodules.corpus.pipeline import Pipeline
 from datamodules.corpus.shards import read_batches, shards_of
 from datamodules.errors import DataError
 
@@ -19,7 +19,7 @@ def test_names() -> None:
 
 
 def read(tmp_path: Path, spec: str, **options: str) -> set[str]:
-    artefact = Corpus([spec], validation_fraction=0.0, **options).plan(tmp_path / "cache").prepare(tmp_path / "cache")
+    artefact = Pipeline([spec], validation_fraction=0.0, **options).prepare(tmp_path / "cache")
     return {
         text for batch in read_batches(shards_of(artefact.folder, "train")) for text in batch.column("text").to_pylist()
     }
@@ -50,5 +50,5 @@ def test_the_hub_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
     with pytest.raises(DataError, match=r"cannot ask the hub for hf:owner/name \(no route to host\)"):
-        Corpus(["hf:owner/name"]).plan(tmp_path)
+        Pipeline(["hf:owner/name"]).plan(tmp_path)
     assert hub.revision("hf:owner/name", "abc") == "abc"

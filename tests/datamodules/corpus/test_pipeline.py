@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from datamodules.artefacts import Artefact
-from datamodules.corpus.pipeline import Corpus
+from datamodules.corpus.pipeline import Pipeline
 from datamodules.corpus.shards import ShardWriter, read_batches, shards_of
 from datamodules.errors import DataError
 
 
 def prepare(cache: Path, *sources: Path, **options: Any) -> Artefact:
-    return Corpus([str(source) for source in sources], **options).plan(cache).prepare(cache)
+    return Pipeline([str(source) for source in sources], **options).prepare(cache)
 
 
 def documents(artefact: Artefact, split: str) -> list[str]:
@@ -51,7 +51,7 @@ def test_counts_add_up_and_duplicates_are_found_after_cleaning(tmp_path: Path) -
     counts = artefact.manifest["counts"]
     assert counts["read"]["documents"] == 507
     assert counts["read"]["bad_rows"] == 1
-    assert counts["dropped"] == {"empty": 3, "duplicate": 2, "in_validation": 0}
+    assert counts["dropped"] == {"empty": 3, "duplicate": 2}
     counts_add_up(artefact)
     kept = documents(artefact, "train") + documents(artefact, "validation")
     assert Counter(kept) == Counter([*texts[:500], "twice\n", "\u00e9"])
@@ -102,7 +102,7 @@ def test_own_validation_texts_leave_the_train_split(tmp_path: Path) -> None:
     artefact = prepare(tmp_path / "cache", train, validation_sources=[str(validation)])
     assert sorted(documents(artefact, "validation")) == ["also shared", "own", "shared\n"]
     assert sorted(documents(artefact, "train")) == sorted(unique_texts(20))
-    assert artefact.manifest["counts"]["dropped"] == {"empty": 0, "duplicate": 1, "in_validation": 2}
+    assert artefact.manifest["counts"]["dropped"] == {"duplicate": 1, "in_validation": 2}
     assert artefact.manifest["split"]["by"] == "sources"
     counts_add_up(artefact)
 

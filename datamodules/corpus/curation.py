@@ -1,0 +1,77 @@
+"""What is done to documents on their way, as settings: one place from which stages and fingerprints are made."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from datamodules.corpus.c4_lines import C4Lines
+from datamodules.corpus.cleaning import Cleaning
+from datamodules.corpus.filters import Filter, build_filters
+from datamodules.corpus.language import Language
+from datamodules.corpus.minhash import MinHash
+from datamodules.corpus.repair import Repair
+from datamodules.corpus.steps import Stage
+from datamodules.corpus.whitespace import Whitespace
+from datamodules.errors import DataError
+
+
+@dataclass(frozen=True)
+class Curation:
+    """What happens to documents besides Unicode NFC, control characters and exact duplicates, which always happen.
+
+    Args:
+        repair: undo mojibake by ftfy (extra `[fix]`).
+        whitespace: one kind of space, no invisible characters, no trailing blanks; not for source code.
+        c4_lines: drop lines that are no sentences, as C4 does; for web pages.
+        languages: keep documents in these languages alone (ISO 639-1, such as `[en, de]`; extra `[lang]`).
+        filters: presets of quality rules with changed thresholds, such as `{gopher_quality: {min_words: 40}, c4: {}}`;
+            of `c4`, `gopher_quality`, `gopher_repetition`, `fineweb` and `code`.
+        near_duplicates: drop all but one of documents whose word n-grams have at least this Jaccard similarity; null
+            leaves them, and lets them stand on both sides of the split.
+        minhash: how near-duplicates are looked for.
+        max_removed: share of the documents that one kind of duplicate may remove before it is an error.
+        weights: share of the text of train that each source is to have, by its name; empty leaves them as they are.
+    """
+
+    repair: bool = False
+    whitespace: bool = False
+    c4_lines: bool = False
+    languages: list[str] | None = None
+    filters: dict[str, dict[str, float]] = field(default_factory=dict)
+    near_duplicates: float | None = 0.8
+    minhash: MinHash = field(default_factory=MinHash)
+    max_removed: float = 0.95
+    weights: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.near_duplicates is not None and not 0 < self.near_duplicates <= 1:
+            raise DataError(f"near_duplicates is {self.near_duplicates}; it can be above 0 up to 1, or null for none")
+        if not 0 < self.max_removed <= 1:
+            raise DataError(f"max_removed is {self.max_removed}; it can be above 0 up to 1")
+        self.quality()  # refuses unknown presets and thresholds at once
+
+    def quality(self) -> list[Filter]:
+        """The filters, in the order in which they are applied."""
+        return build_filters(self.filters)
+
+    def cleaning(self) -> tuple[Stage, ...]:
+        """What is applied while a shard is read."""
+        stages: list[Stage] = [Repair()] if self.repair else []
+        stages.append(Cleaning())
+        if self.whitespace:
+            stages.append(Whitespace())
+        if self.c4_lines:
+            stages.append(C4Lines())
+        if self.languages is not None:
+            stages.append(Language())
+        return tuple(stages)
+
+    def finishing(self) -> tuple[Stage, ...]:
+        """What is applied to the documents that are kept, as they are written."""
+        return ()
+
+
+def identity(stages: Stage | tuple[Stage, ...]) -> Any:
+    """What the output of stages depends on besides their input, as JSON primitives: their classes and settings."""
+    if isinstance(stages, tuple):
+        return [identity(stage) for stage in stages]
+    return {type(stages).__name__: asdict(stages)}  # type: ignore[call-overload]

@@ -1,0 +1,243 @@
+"""One run of a pipeline: its steps in their order, over all shards, and the report of what became of everything."""
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import xxhash
+
+from datamodules.artefacts import Artefact, Recipe, make
+from datamodules.corpus import features, minhash, summary
+from datamodules.corpus.curation import Curation, identity
+from datamodules.corpus.decisions import TRAIN, VALIDATION, Documents, gather
+from datamodules.corpus.engine import Engine
+from datamodules.corpus.features import Features
+from datamodules.corpus.judging import judge
+from datamodules.corpus.progress import StepProgress
+from datamodules.corpus.readers import DocumentReader
+from datamodules.corpus.sharding import Shard
+from datamodules.corpus.steps import (
+    DECISIONS_FILE,
+    DOCUMENTS_FILE,
+    FEATURES_FILE,
+    Measure,
+    Read,
+    ShardTask,
+    Sign,
+    Stage,
+    Write,
+    run_step,
+)
+from datamodules.errors import DataError
+
+log = logging.getLogger(__name__)
+
+READ_VERSION = WRITE_VERSION = 1  # each raised when the step makes something else of the same
+
+
+@dataclass
+class Run:
+    """The steps over all shards; `work` is the folder in which each leaves what it made, to be used again.
+
+    `shards` are (whether it is validation, the shard, the digests of its inputs by name).
+    """
+
+    work: Path
+    engine: Engine
+    curation: Curation
+    shards: Sequence[tuple[bool, Shard, Mapping[str, str]]]
+
+    def __post_init__(self) -> None:
+        self.started = time.perf_counter()
+        self.cpu: dict[str, float] = {}
+
+    def make(
+        self, folder: Path, reading: Mapping[str, Any], stages: tuple[Stage, ...], fraction: float
+    ) -> dict[str, Any]:
+        """Fill `folder` with `train-*.parquet` and `validation-*.parquet`, and return the report.
+
+        Raises:
+            DataError: for what cannot be read or written, and where nothing is left to train on.
+        """
+        read = self.read(reading, (*self.curation.cleaning(), *stages))
+        paths = [artefact.folder / DOCUMENTS_FILE for artefact in read]
+        measured = self.measure(read) if self.curation.filters else []
+        signed = self.sign(read) if self.curation.near_duplicates is not None else []
+        documents = gather(paths, [side for side, _, _ in self.shards])
+        excerpts = summary.Excerpts(documents, paths)
+        told = judge(
+            documents,
+            self.curation,
+            fraction,
+            [artefact.folder / FEATURES_FILE for artefact in measured],
+            [artefact.folder for artefact in signed],
+            lambda row: excerpts.samples(np.array([row]))[0]["text"],
+        )
+        written = self.write(read, documents, fraction)
+        link_all(folder, [artefact.folder for artefact in written])
+        report = self.report(documents, excerpts, read, written, told)
+        if not report["kept"][TRAIN]["documents"]:
+            raise DataError(nothing_left(report))
+        return report
+
+    # ---- steps ---------------------------------------------------------------------------------------------------
+
+    def step(self, name: str, tasks: Sequence[ShardTask]) -> list[Artefact]:
+        """All shards of a step, made where they are missing."""
+        with StepProgress(name, len(tasks)) as progress:
+            artefacts = run_step(name, tasks, self.engine, progress)
+        self.cpu[name] = sum(artefact.manifest["cpu_seconds"] for artefact in artefacts)
+        return artefacts
+
+    def read(self, reading: Mapping[str, Any], stages: tuple[Stage, ...]) -> list[Artefact]:
+        """The documents of each shard, cleaned."""
+        settings = {**reading, "stages": identity(stages)}
+        tasks = []
+        for _, shard, inputs in self.shards:
+            recipe = Recipe("read", READ_VERSION, settings, {**inputs, "shard": shard.identity})
+            tasks.append(ShardTask(recipe, self.work, Read(partial(DocumentReader, shard.inputs, **reading), stages)))
+        return self.step("read", tasks)
+
+    def measure(self, read: Sequence[Artefact]) -> list[Artefact]:
+        """What the quality filters look at."""
+        return self.step(
+            "measure",
+            [
+                ShardTask(
+                    Recipe("measure", features.VERSION, {}, {"read": artefact.folder.name}),
+                    self.work,
+                    Measure(artefact.folder / DOCUMENTS_FILE, Features()),
+                )
+                for artefact in read
+            ],
+        )
+
+    def sign(self, read: Sequence[Artefact]) -> list[Artefact]:
+        """What near-duplicates are found by."""
+        settings = {"minhash": identity(self.curation.minhash)}
+        return self.step(
+            "sign",
+            [
+                ShardTask(
+                    Recipe("sign", minhash.VERSION, settings, {"read": artefact.folder.name}),
+                    self.work,
+                    Sign(artefact.folder / DOCUMENTS_FILE, self.curation.minhash),
+                )
+                for artefact in read
+            ],
+        )
+
+    def write(self, read: Sequence[Artefact], documents: Documents, fraction: float) -> list[Artefact]:
+        """The documents that are kept, in train and validation; a shard of which nothing changed is not done again."""
+        stages = self.curation.finishing()
+        settings = {"stages": identity(stages), "fraction": fraction}
+        tasks = []
+        for number, artefact in enumerate(read):
+            decided = self.decisions(documents, number)
+            inputs = {"read": artefact.folder.name, "decisions": decided.folder.name}
+            build = Write(artefact.folder / DOCUMENTS_FILE, decided.folder / DECISIONS_FILE, stages, fraction)
+            tasks.append(ShardTask(Recipe("write", WRITE_VERSION, settings, inputs), self.work, build))
+        return self.step("write", tasks)
+
+    def decisions(self, documents: Documents, shard: int) -> Artefact:
+        """What was decided of one shard, in a folder named by its content."""
+        table = documents.table(shard)
+        sink = xxhash.xxh3_128()
+        for column in table.columns:
+            sink.update(str(column.to_pylist()).encode())
+        recipe = Recipe("decisions", 1, {}, {"content": sink.hexdigest()})
+
+        def build(folder: Path) -> dict[str, Any]:
+            pq.write_table(table, folder / DECISIONS_FILE)
+            return {}
+
+        return make(recipe, self.work, build, reason="decided")
+
+    # ---- what to tell ----------------------------------------------------------------------------------------------
+
+    def report(
+        self,
+        documents: Documents,
+        excerpts: summary.Excerpts,
+        read: Sequence[Artefact],
+        written: Sequence[Artefact],
+        told: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Everything counted, added up from the records of the shards and the decisions."""
+        reading = summary.add_up(artefact.manifest["record"] for artefact in read)
+        writing = summary.add_up(artefact.manifest["record"] for artefact in written)
+        sides = {side: writing.get(side, {"documents": 0, "bytes": 0}) for side in (TRAIN, VALIDATION)}
+        total = sides[TRAIN]["bytes"] + sides[VALIDATION]["bytes"]
+        dropped = summary.dropped(documents, excerpts)
+        stages = summary.funnel(documents, reading)
+        emptied = writing.get("emptied", {"documents": 0, "bytes": 0})
+        kept = int(documents.kept.sum()) - emptied["documents"]
+        if emptied["documents"]:
+            dropped["emptied"] = {**emptied, "samples": []}
+        last = stages[-1]
+        stages.append(
+            {
+                "name": "write",
+                "documents_in": last["documents_out"],
+                "documents_out": kept,
+                "bytes_in": last["bytes_out"],
+                "bytes_out": total,
+            }
+        )
+        sources = summary.by_name(documents, documents.sources, documents.source_names)
+        for name, epochs in told["epochs"].items():
+            sources[name]["epochs"] = epochs
+        digest = xxhash.xxh3_128()
+        for artefact in written:
+            digest.update(artefact.manifest["record"]["digest"].encode())
+        report = {
+            "read": reading,
+            "stages": [{**stage, "cpu_seconds": round(self.cpu.get(stage["name"], 0.0), 3)} for stage in stages],
+            "dropped": dropped,
+            "duplicates": summary.duplicates(documents, excerpts),
+            "languages": summary.by_name(documents, documents.languages, documents.language_names),
+            "kept_languages": self.curation.languages or [],
+            "sources": sources,
+            "counted": writing.get("counted", {}),
+            "kept": {"documents": kept, **sides},
+            "split": {
+                **told["split"],
+                "share_of_bytes": round(sides[VALIDATION]["bytes"] / total, 4) if total else 0.0,
+            },
+            "shards": len(read),
+            "digest": digest.hexdigest(),
+            "cpu_seconds": round(sum(self.cpu.values()), 3),
+            "steps": {name: round(seconds, 3) for name, seconds in self.cpu.items()},
+            "seconds": round(time.perf_counter() - self.started, 3),
+        }
+        return {key: value for key, value in report.items() if value or key in ("dropped", "kept")}
+
+
+def link_all(folder: Path, written: Iterable[Path]) -> None:
+    """Give the written files of all shards a common folder and numbers, without copying where the disk allows it."""
+    for side in (TRAIN, VALIDATION):
+        files = (path for shard in written for path in sorted(shard.glob(f"{side}-*.parquet")))
+        for number, path in enumerate(files):
+            target = folder / f"{side}-{number:05}.parquet"
+            try:
+                os.link(path, target)
+            except OSError:
+                shutil.copyfile(path, target)
+
+
+def nothing_left(report: Mapping[str, Any]) -> str:
+    """The sentence for a corpus of which no document is left."""
+    reasons = ", ".join(f"{told['documents']} were dropped as {reason}" for reason, told in report["dropped"].items())
+    return (
+        f"the sources hold no text for training: of {report.get('read', {}).get('documents', 0)} documents "
+        + (reasons or "none was kept")
+        + "; give more text, or loosen what drops it"
+    )
