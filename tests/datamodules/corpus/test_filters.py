@@ -81,7 +81,7 @@ def test_prose_passes_every_rule_for_prose():
         *(
             (
                 GopherRepetition(**{f"max_repeated_{smaller}gram": 1 for smaller in range(5, n)}),
-                " ".join(f"{prose(8)} {prose(2)}".split()),
+                " ".join(f"{prose(9)} {prose(3)}".split()),
                 f"max_repeated_{n}gram",
             )
             for n in range(5, 11)
