@@ -56,9 +56,15 @@ _PHONE = re.compile(
     rb"(?<![\w.+/=*-])(?:"
     rb"(?P<world>\+[1-9]\d*+(?:[ .-]?\(\d{1,4}\)[ .-]?\d++|[ .-]\d++)*+|00[1-9]\d{0,2}+(?:[ .-]\d++){2,6}+)"
     rb"|(?P<america>(?:1[ -]?)?\([2-9]\d\d\) ?[2-9]\d\d[ .-]\d{4}|(?:1[.-])?[2-9]\d\d([.-])[2-9]\d\d\3\d{4})"
-    rb"|(?P<pairs>0[1-9]([ .-])\d\d(?:\5\d\d){3})"
-    rb"|(?P<trunk>(?:\(0[1-9]\d{0,4}\) ?|0[1-9]\d{0,4}[ /-])\d{3,8}+(?:[ -]\d{2,5}+){0,2}+)"
+    rb"|(?<!\d )(?P<pairs>0[1-9]([ .-])\d\d(?:\5\d\d){3})(?! \d)"
+    rb"|(?<!\d )(?P<trunk>(?:\(0[1-9]\d{0,4}\) ?|0[1-9]\d{0,4}[ /-])\d{3,8}+(?:[ -]\d{2,5}+){0,2}+)(?! \d)"
     rb")(?!\w|[.-]\d)"
+)
+# Country codes that the ITU has assigned (list of codes of Recommendation E.164).
+_COUNTRY = re.compile(
+    rb"1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|21[1-368]|22\d|23\d|24\d|25[0-8]|26\d|29[0179]"
+    rb"|35\d|37[0-8]|38[0-35-79]|42[013]|50\d|59\d|67[02-9]|68[0-35-9]|69[0-2]|80[08]|85[02356]|87[0-48]|88[0-368]"
+    rb"|96[0-8]|97[0-79]|99[2-68]"
 )
 
 _KEY = re.compile(
@@ -74,7 +80,8 @@ _KEY = re.compile(
     rb")(?![A-Za-z0-9])"
 )
 _PEM = re.compile(
-    rb"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----[A-Za-z0-9+/=\s\\:,.()\"'-]{40,20000}?"
+    rb"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
+    rb"(?:[A-Za-z0-9+/=\s\\:,.()\"']|-(?!----)){40,20000}+"
     rb"-----END (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
 )
 
@@ -123,7 +130,7 @@ def credit_cards(text: bytes) -> Spans:
     for match in _CARD.finditer(text):
         digits = re.sub(rb"\D", b"", match.group())
         issued = any(prefix.match(digits) and len(digits) in lengths for prefix, lengths in _ISSUERS)
-        if issued and luhn(digits) and len(set(digits)) > 2:
+        if issued and luhn(digits):
             yield match.span()
 
 
@@ -148,11 +155,13 @@ def ibans(text: bytes) -> Spans:
 def phones(text: bytes) -> Spans:
     """Telephone numbers in these forms, and no others:
 
-    - international: "+" or "00", country code and number, 9 to 15 digits (E.164) in groups, or 10 to 15 in one piece
-      behind "+"; +1 and +7 with 11 digits exactly;
+    - international: "+" or "00", an assigned country code and number, 9 to 15 digits (E.164) in groups of two and more,
+      or 10 to 13 in one piece behind "+"; +1 and +7 with 11 digits exactly;
     - North America: (415) 555-2671, 415-555-2671, 415.555.2671, also behind a 1, area and exchange from 2 on;
     - five pairs from a zero on, with one kind of mark between (01 23 45 67 89: France, Belgium);
     - area code with a zero, then one to three groups, 10 to 12 digits (020 7946 0958, 030/1234567, (0171) 123456).
+
+    Numbers of one row or table, with a blank between, are no telephone number in the last two forms.
     """
     for match in _PHONE.finditer(text):
         number = match.group()
@@ -172,7 +181,9 @@ def _is_international(number: bytes, digits: bytes) -> bool:
     groups = [group for group in re.split(rb"\D+", number) if group]
     if digits[:1] in b"17":
         return len(digits) == 11 and digits[1:2] not in b"01"
-    return len(groups[0]) > 1 and (10 if len(groups) == 1 else 9) <= len(digits) <= 15
+    least, most = (10, 13) if len(groups) == 1 else (9, 15)
+    in_groups = all(len(group) > 1 for group in groups if group != b"0")  # +44 (0)20
+    return bool(_COUNTRY.match(digits)) and in_groups and least <= len(digits) <= most
 
 
 def keys(text: bytes) -> Spans:
