@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datamodules.corpus.cleaning import text_array, text_bytes
+from datamodules.corpus.spans import character_starts
 from datamodules.errors import DataError
 
 LANGUAGE = pa.field("language", pa.string())
@@ -45,11 +46,7 @@ def first_part(text: pa.StringArray, size: int) -> pa.StringArray:
     """At most `size` bytes of the beginning of each text, whole characters only."""
     data, offsets = text_bytes(text)
     starts = offsets[:-1]
-    ends = np.minimum(offsets[1:], starts + size)
-    cut = np.flatnonzero(ends < offsets[1:])
-    for _ in range(3):  # a character has at most three bytes behind its first
-        cut = cut[(data[ends[cut]] & 0xC0) == 0x80]
-        ends[cut] -= 1
+    ends = character_starts(data, np.minimum(offsets[1:], starts + size))
     lengths = ends - starts
     heads = np.concatenate(([0], np.cumsum(lengths)))
     return text_array(data[np.repeat(starts - heads[:-1], lengths) + np.arange(heads[-1])], heads)

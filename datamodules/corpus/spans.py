@@ -16,6 +16,16 @@ def documents_of(offsets: np.ndarray, positions: np.ndarray) -> np.ndarray:
     return np.searchsorted(offsets, positions, side="right") - 1
 
 
+def character_starts(data: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Each position (int64, up to the end of the data), moved back to where its character begins in the UTF-8 bytes."""
+    positions = positions.copy()
+    for _ in range(3):  # a character has at most three bytes behind its first
+        inside = np.flatnonzero(positions < data.size)
+        inside = inside[(data[positions[inside]] & 0xC0) == 0x80]
+        positions[inside] -= 1
+    return positions
+
+
 def trim_spans(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The spans without the blanks at their two ends; a span of blanks alone becomes empty, at its own start."""
     padded = np.concatenate((data, np.zeros(1, dtype=np.uint8)))
