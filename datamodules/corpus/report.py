@@ -4,9 +4,11 @@ The pipeline hands it over as a dict of JSON primitives; a part that was not ask
 shown of it.
 """
 
+import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,17 +86,17 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
 
 
 def _write(path: Path, content: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
+        with unfinished.open("w", encoding="utf-8", newline="\n") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        os.replace(unfinished, path)
     except OSError as error:
         raise DataError(f"cannot write {path}: {os.strerror(error.errno or 0)}; make room or grant access") from error
     finally:
-        partial.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 def print_report(report: dict[str, Any], console: Console) -> None:
@@ -111,7 +113,7 @@ class Printer:
         self.columns = console.width if self.terminal else NO_TERMINAL
         self.wide = self.columns >= WIDE
         self.bars = self.terminal and self.wide and not console.options.ascii_only
-        self.count = count if self.wide else short_count
+        self.count: Callable[[int], str] = count if self.wide else partial(short_count, names=("M", "bn", "tn"))
 
     def all(self, report: dict[str, Any]) -> None:
         self.line(f"corpus report: {report.get('title', 'documents')}", style="bold")
@@ -130,23 +132,31 @@ class Printer:
         self.table("benchmark contamination", ["benchmark", "documents", "spans"], rows)
 
     def line(self, text: str, style: str = "") -> None:
-        self.console.print(Text(plain(text), style=style), soft_wrap=True)
+        self.console.print(Text(plain(text), style=style), soft_wrap=not self.terminal)
 
     def table(self, title: str, headers: Sequence[str], rows: Sequence[Sequence[RenderableType]]) -> None:
         """The first column is text, the others are numbers; more than ROWS rows are cut with a word about it."""
         if not rows:
             return
         style = box.SIMPLE_HEAD if self.terminal else None
-        table = Table(title=title, title_justify="left", title_style="bold", box=style, pad_edge=False, padding=(0, 1))
+        table = Table(box=style, show_edge=False, pad_edge=False, padding=(0, 1 if self.wide else 0, 0, 1))
         for number, name in enumerate(headers):
             if number:
-                table.add_column(name, justify="right", no_wrap=not name.count(" "))
+                table.add_column(name, justify="right", no_wrap=True)
             else:
-                table.add_column(name, overflow="fold", min_width=10)
+                table.add_column(name, overflow="fold", min_width=14)
         for row in rows[:ROWS]:
             table.add_row(*(Text(plain(cell)) if isinstance(cell, str) else cell for cell in row))
-        self.console.print()
-        self.console.print(table, width=self.columns, crop=self.terminal, highlight=False)
+        self.line("")
+        self.line(title, style="bold")
+        if self.terminal:
+            self.console.print(table, highlight=False)
+        else:
+            paper = Console(file=io.StringIO(), width=NO_TERMINAL, color_system=None)
+            with paper.capture() as drawn:
+                paper.print(table, highlight=False)
+            for line in drawn.get().splitlines():
+                self.line(line.rstrip())
         if len(rows) > ROWS:
             self.line(f"and {count(len(rows) - ROWS)} more in {JSON_FILE}")
 
@@ -160,10 +170,11 @@ class Printer:
             if self.wide:
                 row += [share(stage["bytes_out"], stage["bytes_in"]), duration(stage.get("cpu_seconds", 0))]
             rows.append(row)
-        headers = ["stage", "docs in", "docs out", "kept", "text in", "text out", "MB/s per core"]
+        headers = ["stage", "docs in", "docs out", "kept", "text in", "text out", "MB/s/core"]
         self.table("stages", [*headers, *(("text kept", "CPU time") if self.wide else ())], rows)
 
     def totals(self, report: dict[str, Any]) -> None:
+        self.line("")
         read = report.get("read")
         if read and report.get("kept"):
             kept, dropped = kept_documents(report), dropped_documents(report)

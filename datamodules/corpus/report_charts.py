@@ -28,14 +28,18 @@ class Cell:
         # A bar of something is never invisible: at least half a per cent of the full length.
         percent = 0 if self.part <= 0 else max(0.5, 100 * self.part)
         return (
-            f'<td class="measure"{title}><span class="figure">{text}</span>'
-            f'<span class="track" aria-hidden="true"><span class="bar" style="width:{percent:.2f}%"></span></span></td>'
+            f'<td class="measure"{title}><div><span class="figure">{text}</span>'
+            f'<span class="track" aria-hidden="true"><span class="bar" style="width:{percent:.2f}%"></span></span></div></td>'
         )
 
 
 def table(caption: str, headers: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell]]]) -> str:
     """A table whose rows are a name and cells, in a frame of its own that scrolls where the page is narrow."""
-    head = "".join(f'<th scope="col">{escaped(name)}</th>' for name in headers)
+    measured = [False, *(cell.part is not None for cell in rows[0][1])]
+    head = "".join(
+        f'<th scope="col"{" class=measure" if bar else ""}>{escaped(name)}</th>'
+        for name, bar in zip(headers, measured, strict=True)
+    )
     body = "".join(
         f'<tr><th scope="row"><bdi>{escaped(name)}</bdi></th>{"".join(map(str, cells))}</tr>' for name, cells in rows
     )

@@ -71,15 +71,17 @@ def _head(report: Report) -> str:
     read, stages = report.get("read"), report.get("stages", [])
     if read:
         inputs = f" from {count(read['inputs'])} inputs" if "inputs" in read else ""
-        figures.append(("Read", f"{short_count(read['documents'])} documents", f"{size(read['bytes'])}{inputs}"))
+        figures.append(("Read", short_count(read["documents"]), f"documents, {size(read['bytes'])}{inputs}"))
     if read and report.get("kept"):
         documents, text = kept_documents(report), sum(part["bytes"] for part in splits(report).values())
         note = f"{share(documents, read['documents'])} of the documents, {share(text, read['bytes'])} of the bytes"
-        figures.append(("Kept", f"{short_count(documents)} documents", f"{size(text)}; {note}"))
+        figures.append(("Kept", short_count(documents), f"documents, {size(text)}: {note}"))
     if read and "dropped" in report:
         dropped = dropped_documents(report)
-        note = f"{share(dropped, read['documents'])} of the documents, for {numbered(report['dropped'], 'reason')}"
-        figures.append(("Dropped", f"{short_count(dropped)} documents", note))
+        note = (
+            f"documents, {share(dropped, read['documents'])} of those read, for {numbered(report['dropped'], 'reason')}"
+        )
+        figures.append(("Dropped", short_count(dropped), note))
     split = report.get("split", {})
     for name, part in splits(report).items():
         note = f"{short_count(part['documents'])} documents"

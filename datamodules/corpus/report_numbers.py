@@ -1,6 +1,6 @@
 """The figures of a corpus report: how they are written for people, and what follows from them."""
 
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from typing import Any
 
 UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")  # powers of 1000
@@ -11,14 +11,14 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
-def short_count(number: int) -> str:
-    """As `count` below ten million; from there on three digits and a word: 12.3 million."""
+def short_count(number: int, names: Sequence[str] = ("million", "billion", "trillion")) -> str:
+    """As `count` below ten million; from there on three digits and a name: 12.3 million."""
     if number < 10**7:
         return count(number)
-    for name, unit in (("million", 10**6), ("billion", 10**9), ("trillion", 10**12)):
+    for name, unit in zip(names, (10**6, 10**9, 10**12), strict=True):
         if number < 999.5 * unit:
             return f"{_three_digits(number / unit)} {name}"
-    return f"{number / 10**12:,.0f} trillion"
+    return f"{number / 10**12:,.0f} {names[-1]}"
 
 
 def numbered(things: Sized, noun: str) -> str:
@@ -54,7 +54,9 @@ def share(part: float, whole: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """12.34 as 12.3 s, 3723 as 1 h 2 min."""
+    """1.234 as 1.23 s, 12.34 as 12.3 s, 3723 as 1 h 2 min."""
+    if seconds < 9.995:
+        return f"{seconds:.2f} s"
     if seconds < 99.95:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)
