@@ -92,7 +92,8 @@ def make(
         DataError: where the cache cannot be written; nothing is left behind then, nor after any other exception.
     """
     if found := find(recipe, cache_dir):
-        log.info("%s: reused %s (inputs and settings are unchanged)", recipe.kind, found.folder)
+        if reason is None:
+            log.info("%s: reused %s (inputs and settings are unchanged)", recipe.kind, found.folder)
         return found
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,16 @@
 """What is done to documents on their way, as settings: one place from which stages and fingerprints are made."""
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from datamodules.corpus.c4_lines import C4Lines
 from datamodules.corpus.cleaning import Cleaning
 from datamodules.corpus.filters import Filter, build_filters
 from datamodules.corpus.language import Language
+from datamodules.corpus.lines import Unit
 from datamodules.corpus.minhash import MinHash
+from datamodules.corpus.pii import PII, Kind
 from datamodules.corpus.repair import Repair
 from datamodules.corpus.steps import Stage
 from datamodules.corpus.whitespace import Whitespace
@@ -28,6 +31,9 @@ class Curation:
         near_duplicates: drop all but one of documents whose word n-grams have at least this Jaccard similarity; null
             leaves them, and lets them stand on both sides of the split.
         minhash: how near-duplicates are looked for.
+        duplicate_lines: drop each `line` or `paragraph` that stands in several documents from all but one of them.
+        duplicate_lines_from: number of documents from which on a line counts as such.
+        pii: kinds of personal data to replace by placeholders: `email`, `ip`, `phone`, `credit_card`, `iban`, `key`.
         max_removed: share of the documents that one kind of duplicate may remove before it is an error.
         weights: share of the text of train that each source is to have, by its name; empty leaves them as they are.
     """
@@ -39,6 +45,9 @@ class Curation:
     filters: dict[str, dict[str, float]] = field(default_factory=dict)
     near_duplicates: float | None = 0.8
     minhash: MinHash = field(default_factory=MinHash)
+    duplicate_lines: Unit | None = None
+    duplicate_lines_from: int = 3
+    pii: list[Kind] = field(default_factory=list)
     max_removed: float = 0.95
     weights: dict[str, float] = field(default_factory=dict)
 
@@ -47,6 +56,9 @@ class Curation:
             raise DataError(f"near_duplicates is {self.near_duplicates}; it can be above 0 up to 1, or null for none")
         if not 0 < self.max_removed <= 1:
             raise DataError(f"max_removed is {self.max_removed}; it can be above 0 up to 1")
+        if self.duplicate_lines_from < 2:
+            raise DataError(f"duplicate_lines_from is {self.duplicate_lines_from}; it can be 2 or more")
+        self.finishing()
         self.quality()  # refuses unknown presets and thresholds at once
 
     def quality(self) -> list[Filter]:
@@ -67,11 +79,17 @@ class Curation:
 
     def finishing(self) -> tuple[Stage, ...]:
         """What is applied to the documents that are kept, as they are written."""
-        return ()
+        return (PII(tuple(self.pii)),) if self.pii else ()
 
 
 def identity(stages: Stage | tuple[Stage, ...]) -> Any:
     """What the output of stages depends on besides their input, as JSON primitives: their classes and settings."""
     if isinstance(stages, tuple):
         return [identity(stage) for stage in stages]
-    return {type(stages).__name__: asdict(stages)}  # type: ignore[call-overload]
+    settings = asdict(stages)  # type: ignore[call-overload]
+    # A file that a stage reads lies in an artefact, whose folder's name says what it is.
+    return {
+        type(stages).__name__: {
+            key: value.parent.name if isinstance(value, Path) else value for key, value in settings.items()
+        }
+    }

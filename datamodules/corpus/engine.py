@@ -91,7 +91,8 @@ class Engine:
             yield done["number"], done["result"]
 
     def _choose_runner(self, daft: Any) -> None:
-        logging.getLogger("daft_local_execution").setLevel(logging.CRITICAL)  # it tells of errors that we tell of
+        for name in ("daft", "daft_local_execution"):  # they tell of errors that we tell of, and of every operator
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         if self.kind == "local":
             if daft.get_or_infer_runner_type() != "native":
                 daft.set_runner_native()

@@ -154,7 +154,11 @@ def describe(counts: Mapping[str, Any], split: Mapping[str, Any]) -> str:
     """The counts of a documents folder in one line."""
     read, kept = counts["read"], counts["kept"]
     notes = "".join(f", {read[key]:,} {key.replace('_', ' ')}" for key in ("bad_rows", "replaced") if read.get(key))
-    dropped = ", ".join(f"{number:,} {reason.replace('_', ' ')}" for reason, number in counts["dropped"].items())
+    stages: dict[str, int] = {}
+    for reason, number in counts["dropped"].items():
+        stage = reason.split(".")[0].replace("_", " ")
+        stages[stage] = stages.get(stage, 0) + number
+    dropped = ", ".join(f"{number:,} {stage}" for stage, number in stages.items())
     sides = ", ".join(
         f"{side} {kept[side]['documents']:,} ({kept[side]['bytes']:,} bytes)" for side in (TRAIN, VALIDATION)
     )

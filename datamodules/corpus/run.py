@@ -21,6 +21,7 @@ from datamodules.corpus.decisions import TRAIN, VALIDATION, Documents, gather
 from datamodules.corpus.engine import Engine
 from datamodules.corpus.features import Features
 from datamodules.corpus.judging import judge
+from datamodules.corpus.lines import frequent_lines, merge_counts
 from datamodules.corpus.progress import StepProgress
 from datamodules.corpus.readers import DocumentReader
 from datamodules.corpus.sharding import Shard
@@ -28,19 +29,24 @@ from datamodules.corpus.steps import (
     DECISIONS_FILE,
     DOCUMENTS_FILE,
     FEATURES_FILE,
+    LINES_FILE,
+    CountLines,
+    DropListedLines,
     Measure,
     Read,
     ShardTask,
     Sign,
     Stage,
     Write,
+    load_counts,
     run_step,
+    save_counts,
 )
 from datamodules.errors import DataError
 
 log = logging.getLogger(__name__)
 
-READ_VERSION = WRITE_VERSION = 1  # each raised when the step makes something else of the same
+READ_VERSION = WRITE_VERSION = LINES_VERSION = 1  # each raised when the step makes something else of the same
 
 
 @dataclass
@@ -81,7 +87,8 @@ class Run:
             [artefact.folder for artefact in signed],
             lambda row: excerpts.samples(np.array([row]))[0]["text"],
         )
-        written = self.write(read, documents, fraction)
+        decided = [self.decisions(documents, number) for number in range(len(read))]
+        written = self.write(read, decided, self.listed_lines(read, decided), fraction)
         link_all(folder, [artefact.folder for artefact in written])
         report = self.report(documents, excerpts, read, written, told)
         if not report["kept"][TRAIN]["documents"]:
@@ -135,15 +142,39 @@ class Run:
             ],
         )
 
-    def write(self, read: Sequence[Artefact], documents: Documents, fraction: float) -> list[Artefact]:
+    def listed_lines(self, read: Sequence[Artefact], decided: Sequence[Artefact]) -> tuple[Stage, ...]:
+        """The stage that drops lines which stand in many of the kept documents; none where that was not asked for."""
+        unit = self.curation.duplicate_lines
+        if unit is None:
+            return ()
+        tasks = []
+        for documents, decisions in zip(read, decided, strict=True):
+            inputs = {"read": documents.folder.name, "decisions": decisions.folder.name}
+            build = CountLines(documents.folder / DOCUMENTS_FILE, decisions.folder / DECISIONS_FILE, unit)
+            tasks.append(ShardTask(Recipe("lines", LINES_VERSION, {"unit": unit}, inputs), self.work, build))
+        counted = self.step("lines", tasks)
+
+        def list_frequent(folder: Path) -> dict[str, Any]:
+            merged = merge_counts(load_counts(artefact.folder / LINES_FILE) for artefact in counted)
+            frequent = frequent_lines(merged, self.curation.duplicate_lines_from)
+            save_counts(folder / LINES_FILE, frequent)
+            return {"lines": len(frequent.hashes)}
+
+        settings = {"unit": unit, "from": self.curation.duplicate_lines_from}
+        inputs = {artefact.folder.name: "" for artefact in counted}
+        listed = make(Recipe("listed", LINES_VERSION, settings, inputs), self.work, list_frequent, reason="counted")
+        return (DropListedLines(listed.folder / LINES_FILE, unit),)
+
+    def write(
+        self, read: Sequence[Artefact], decided: Sequence[Artefact], before: tuple[Stage, ...], fraction: float
+    ) -> list[Artefact]:
         """The documents that are kept, in train and validation; a shard of which nothing changed is not done again."""
-        stages = self.curation.finishing()
+        stages = (*before, *self.curation.finishing())
         settings = {"stages": identity(stages), "fraction": fraction}
         tasks = []
-        for number, artefact in enumerate(read):
-            decided = self.decisions(documents, number)
-            inputs = {"read": artefact.folder.name, "decisions": decided.folder.name}
-            build = Write(artefact.folder / DOCUMENTS_FILE, decided.folder / DECISIONS_FILE, stages, fraction)
+        for documents, decisions in zip(read, decided, strict=True):
+            inputs = {"read": documents.folder.name, "decisions": decisions.folder.name}
+            build = Write(documents.folder / DOCUMENTS_FILE, decisions.folder / DECISIONS_FILE, stages, fraction)
             tasks.append(ShardTask(Recipe("write", WRITE_VERSION, settings, inputs), self.work, build))
         return self.step("write", tasks)
 
@@ -195,6 +226,8 @@ class Run:
         sources = summary.by_name(documents, documents.sources, documents.source_names)
         for name, epochs in told["epochs"].items():
             sources[name]["epochs"] = epochs
+        counted = writing.get("counted", {})
+        lines = counted.get("DropListedLines", {})
         digest = xxhash.xxh3_128()
         for artefact in written:
             digest.update(artefact.manifest["record"]["digest"].encode())
@@ -206,7 +239,8 @@ class Run:
             "languages": summary.by_name(documents, documents.languages, documents.language_names),
             "kept_languages": self.curation.languages or [],
             "sources": sources,
-            "counted": writing.get("counted", {}),
+            "pii": {kind: number for kind, number in counted.get("PII", {}).items() if number},
+            "lines": {"removed": lines["removed_lines"], "bytes": lines["removed_line_bytes"]} if lines else {},
             "kept": {"documents": kept, **sides},
             "split": {
                 **told["split"],

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from datamodules.artefacts import Artefact, Recipe, find, make, remove_stale, wh
 from datamodules.corpus.decisions import DROP, TO_BOTH, TO_TRAIN, TO_VALIDATION, TRAIN, VALIDATION
 from datamodules.corpus.dedup import ClusterByContent
 from datamodules.corpus.engine import Engine
+from datamodules.corpus.lines import DropLines, LineCounts, Unit, count_lines, id_hashes, line_hashes, merge_counts
 from datamodules.corpus.minhash import MinHash
 from datamodules.corpus.shards import DOCUMENTS, ShardWriter, read_batches
 from datamodules.corpus.split import cut_tail
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 DOCUMENTS_FILE = "documents.parquet"
 FEATURES_FILE = "features.parquet"
 DECISIONS_FILE = "decisions.parquet"
+LINES_FILE = "lines.npz"
 KEYS_FILE = "keys.npy"
 SIGNATURES_FILE = "signatures.npy"
 SIZE = pa.field("size", pa.int64())  # bytes of text; 0 where there is only blank
@@ -236,11 +239,63 @@ class Write:
 
 
 def _counting(stage: Stage, batch: pa.RecordBatch, counted: dict[str, dict[str, int]]) -> pa.RecordBatch:
-    """Apply a stage and add up the integer columns that it adds."""
+    """Apply a stage and add up the integer columns that it adds, those inside structs too."""
     before = set(batch.schema.names)
     batch = stage.apply(batch)
     sums = counted.setdefault(type(stage).__name__, {})
-    for name in batch.schema.names:
-        if name not in before and pa.types.is_integer(batch.schema.field(name).type):
-            sums[name] = sums.get(name, 0) + (pc.sum(batch.column(name)).as_py() or 0)
+    added = batch.select([name for name in batch.schema.names if name not in before])
+    for name, column in zip(added.schema.names, added.columns, strict=True):
+        parts = {name: column}
+        if pa.types.is_struct(column.type):
+            parts = {part.name: column.field(number) for number, part in enumerate(column.type)}
+        for part, values in parts.items():
+            if pa.types.is_integer(values.type):
+                sums[part] = sums.get(part, 0) + (pc.sum(values).as_py() or 0)
     return batch
+
+
+@dataclass(frozen=True)
+class CountLines:
+    """Count in how many of the documents of a shard that are kept each line stands, and write that."""
+
+    documents: Path
+    decisions: Path
+    unit: Unit
+
+    def __call__(self, folder: Path) -> dict[str, Any]:
+        goes = pq.read_table(self.decisions, columns=["goes"]).column("goes").to_numpy()
+        counts = merge_counts([])
+        total = {"documents": 0, "bytes": 0}
+        start = 0
+        for batch in read_batches([self.documents]):
+            kept = batch.filter(pa.array(goes[start : start + len(batch)] != DROP))
+            start += len(batch)
+            lines = line_hashes(kept.column("text"), self.unit)
+            counts = merge_counts([counts, count_lines(lines, id_hashes(kept.column("id")))])
+            total["documents"] += len(kept)
+            total["bytes"] += pc.sum(kept.column("size")).as_py() or 0
+        save_counts(folder / LINES_FILE, counts)
+        return total
+
+
+@dataclass(frozen=True)
+class DropListedLines:
+    """`DropLines` of the lines that a file lists; a worker reads it once."""
+
+    listed: Path
+    unit: Unit
+
+    def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return DropLines(load_counts(self.listed), self.unit).apply(batch)
+
+
+def save_counts(path: Path, counts: LineCounts) -> None:
+    """Write counts of lines as an `.npz` file."""
+    np.savez(path, hashes=counts.hashes, documents=counts.documents, keepers=counts.keepers)
+
+
+@cache
+def load_counts(path: Path) -> LineCounts:
+    """Read what `save_counts` wrote."""
+    with np.load(path) as stored:
+        return LineCounts(stored["hashes"], stored["documents"], stored["keepers"])
