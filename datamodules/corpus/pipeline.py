@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from datamodules.artefacts import Artefact, Recipe, make
 from datamodules.corpus.cleaning import Cleaning
 from datamodules.corpus.dedup import ClusterByContent, contained, hash_columns, id_columns, survivors
-from datamodules.corpus.readers import DocumentReader, EncodingErrors
+from datamodules.corpus.readers import DocumentReader, EncodingErrors, ReadCounts
 from datamodules.corpus.shards import DOCUMENTS, ShardWriter, read_batches
 from datamodules.corpus.sources import Input, digest, resolve
 from datamodules.corpus.split import cut_tail, in_validation, is_near
@@ -27,7 +27,7 @@ from datamodules.errors import DataError
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # raised when the same inputs and settings give other documents
+VERSION = 2  # raised when the same inputs and settings give other documents
 STAGES = (Cleaning(), ClusterByContent())
 TRAIN, VALIDATION = "train", "validation"
 DROP, TO_TRAIN, TO_VALIDATION, TO_BOTH = range(4)  # where a document goes; to both: its tail to validation
@@ -197,9 +197,8 @@ def decide(passes: Sequence[Pass], validation_fraction: float) -> tuple[dict[str
                 100 * share,
                 100 * validation_fraction,
             )
-    read = [one.reader.counts.to_dict() for one in passes]
     return {
-        "read": {key: sum(counts[key] for counts in read) for key in read[0]},
+        "read": sum((one.reader.counts for one in passes), ReadCounts()).to_dict(),
         "dropped": dropped,
         "kept": {"documents": sum(int((one.goes != DROP).sum()) for one in passes)},
     }, split
