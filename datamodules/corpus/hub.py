@@ -2,9 +2,12 @@
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from datamodules.corpus.files import printable
+from datamodules.corpus.records import Record, from_row
 from datamodules.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -46,7 +49,7 @@ def stream_saved(folder: Path) -> Any:
         if "train" not in loaded:
             raise DataError(f"{folder} has no split 'train', it has {', '.join(map(repr, loaded))}; name one's folder")
         loaded = loaded["train"]
-    return loaded.to_iterable_dataset()
+    return loaded.to_iterable_dataset(num_shards=max(1, min(len(loaded.cache_files), len(loaded))))
 
 
 def stream_hub(spec: str) -> Any:
@@ -60,24 +63,45 @@ def stream_hub(spec: str) -> Any:
         raise DataError(f"cannot open {spec} ({_first_line(error)}); check name, split and network") from error
 
 
-def rows_of(spec: str, rows: Any, text_field: str) -> Iterator[tuple[int, str | None, str]]:
-    """(number, text, complaint) of each row; text is None where it cannot be used, and the complaint says why."""
-    iterator = enumerate(rows)
-    while True:
-        try:
-            number, row = next(iterator)
-        except StopIteration:
-            return
-        except Exception as error:  # the network, or a damaged file
-            raise DataError(f"reading {spec} failed ({_first_line(error)}); run again, or check the network") from error
-        if number == 0 and text_field not in row:
-            fields = ", ".join(map(repr, row))
-            raise DataError(f"{spec} has no field {text_field!r}, it has {fields}; set text_field to one of them")
-        text = row.get(text_field)
-        if isinstance(text, str):
-            yield number, text, ""
-        else:
-            yield number, None, f"at row {number + 1} ({text_field!r} is {type(text).__name__}, not text)"
+def n_files(kind: str, spec: str, folder: Path | None) -> int:
+    """How many files, each of which can be read alone, a data set of the hub (kind hub) or a saved one has."""
+    return max(1, _stream(kind, spec, folder).num_shards)
+
+
+def read_rows(
+    kind: str, spec: str, folder: Path | None, start: int, end: int | None, text_field: str
+) -> Iterator[Record]:
+    """The rows of files [start, end) of a data set; the key is file:row, so no part needs to know the files before it.
+
+    Raises:
+        DataError: where it cannot be opened or read, or has another number of files than at planning.
+    """
+    stream = _stream(kind, spec, folder)
+    name = spec if kind == "hub" else printable(folder or spec)
+    files = max(1, stream.num_shards)
+    if end is not None and end > files:
+        raise DataError(f"{name} has {files} files now and had more at the start of the run; run again")
+    for file in range(start, files if end is None else end):
+        rows = enumerate(stream.shard(files, file) if files > 1 else stream)
+        while True:
+            try:
+                number, row = next(rows)
+            except StopIteration:
+                break
+            except Exception as error:  # the network, or a damaged file
+                raise DataError(
+                    f"reading {name} failed ({_first_line(error)}); run again, or check the network"
+                ) from error
+            yield from_row(
+                row, f"{file}:{number}", text_field, partial("at row {1} of file {0}".format, file, number + 1)
+            )
+
+
+def _stream(kind: str, spec: str, folder: Path | None) -> Any:
+    if kind == "hub":
+        return stream_hub(spec)
+    assert folder is not None
+    return stream_saved(folder)
 
 
 def revision(spec: str, known: str | None) -> str:

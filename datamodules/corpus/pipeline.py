@@ -19,7 +19,7 @@ from datamodules.corpus.engine import Engine
 from datamodules.corpus.readers import EncodingErrors
 from datamodules.corpus.report import write_report
 from datamodules.corpus.run import Run
-from datamodules.corpus.sharding import Shard, plan_shards
+from datamodules.corpus.planning import Shard, plan_shards
 from datamodules.corpus.sources import Input, digest, resolve
 from datamodules.corpus.steps import Stage
 from datamodules.digests import FileDigests
@@ -136,7 +136,7 @@ class Plan:
         return {"counts": counts, "split": report["split"], "digest": report["digest"]}
 
     def _digests(self, side: str, shard: Shard) -> dict[str, str]:
-        return {item.name: self.recipe.inputs[f"{side}: {item.name}"] for item in shard.inputs}
+        return {item.name: self.recipe.inputs[f"{side}: {item.name}"] for item in {part.input for part in shard.parts}}
 
     def _check_room(self) -> None:
         """Stop before the work begins where the disk cannot hold even its compressed text."""

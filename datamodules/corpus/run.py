@@ -24,7 +24,7 @@ from datamodules.corpus.judging import judge
 from datamodules.corpus.lines import frequent_lines, merge_counts
 from datamodules.corpus.progress import StepProgress
 from datamodules.corpus.readers import DocumentReader
-from datamodules.corpus.sharding import Shard
+from datamodules.corpus.planning import Shard
 from datamodules.corpus.steps import (
     DECISIONS_FILE,
     DOCUMENTS_FILE,
@@ -110,7 +110,7 @@ class Run:
         tasks = []
         for _, shard, inputs in self.shards:
             recipe = Recipe("read", READ_VERSION, settings, {**inputs, "shard": shard.identity})
-            tasks.append(ShardTask(recipe, self.work, Read(partial(DocumentReader, shard.inputs, **reading), stages)))
+            tasks.append(ShardTask(recipe, self.work, Read(partial(DocumentReader, shard, **reading), stages)))
         return self.step("read", tasks)
 
     def measure(self, read: Sequence[Artefact]) -> list[Artefact]:

@@ -8,7 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-DOCUMENTS = pa.schema([("id", pa.string()), ("text", pa.string()), ("source", pa.string())])
+DOCUMENTS = pa.schema(
+    [("id", pa.string()), ("text", pa.string()), ("source", pa.string()), ("url", pa.string())]
+)  # url is null for what was not fetched from one
 SHARD_BYTES = 256 << 20  # of text in one file
 
 

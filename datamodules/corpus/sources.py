@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 import xxhash
 
 from datamodules.corpus import hub
+from datamodules.corpus.files import COMPRESSIONS, printable, unreadable
 from datamodules.digests import FileDigests
 from datamodules.errors import DataError
 
@@ -20,8 +21,15 @@ TEXT_SUFFIXES = frozenset(
     {".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".hpp", ".java"}
     | {".js", ".ts", ".go", ".rs", ".rb", ".sh", ".sql", ".r", ".jl"}
 )
-ROW_FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
-COMPRESSIONS = frozenset({".gz", ".zst"})
+OTHER_FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"} | {
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".html": "html",
+    ".htm": "html",
+    ".warc": "warc",
+    ".wet": "warc",
+}
+UNCOMPRESSED = frozenset({".parquet", ".arrow", ".feather"})  # these compress themselves, and are read out of order
 
 # Tests repeat themselves and third-party packages differ from machine to machine: the corpus has neither.
 STDLIB_SKIPPED = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
@@ -33,7 +41,8 @@ class Input:
     """One thing to read: a file, the topics of `pydoc_data`, or a split of a data set of the `datasets` library.
 
     `source` and `shard` name it in document ids; neither holds the path above what the user named, so that moving
-    a corpus does not change its documents. `format` is text, jsonl, csv, tsv, parquet, topics, saved or hub.
+    a corpus does not change its documents. Both are valid UTF-8 on one line, whatever the file is called.
+    `format` is text, jsonl, csv, tsv, parquet, arrow, html, warc (also WET), topics, saved or hub.
     """
 
     source: str
@@ -47,32 +56,34 @@ class Input:
 
 
 def resolve(specs: str | Sequence[str]) -> list[Input]:
-    """The inputs of all specs in the order given, files of a folder or a glob sorted, each file once.
+    """The inputs of all specs, each file once, sorted by (source, shard): the order of the specs plays no part.
 
     A spec is `stdlib`, a file, a folder (all supported files below it), a glob (`**` included), a folder that
-    `datasets` saved, or `hf:owner/name[/config][:split]`.
+    `datasets` saved, or `hf:owner/name[/config][:split]`. A file that several specs name belongs to the one whose
+    folder is highest.
 
     Raises:
         DataError: for a spec that matches nothing or something that cannot be read.
     """
-    found: list[tuple[Path | None, Input]] = []  # with the root that the label stands for
-    seen: set[Path] = set()
+    found: dict[Path | str, tuple[Path | None, Input]] = {}  # with the root that the label stands for
     for spec in [specs] if isinstance(specs, str) else specs:
         for root, item in _expand(str(spec)):
-            resolved = item.path.resolve() if item.path is not None else None
-            if resolved is None or resolved not in seen:
-                found.append((root, item))
-                if resolved is not None:
-                    seen.add(resolved)
+            key = item.source if item.format == "hub" or item.path is None else item.path.resolve()
+            if key not in found or _rank(root) < _rank(found[key][0]):
+                found[key] = (root, item)
     if not found:
         raise DataError("sources is empty; name files, folders, globs, hf:owner/name, or stdlib")
-    labels = _labels({root for root, _ in found if root is not None})
-    return [
-        Input(labels[root], item.shard if item.shard != item.source else labels[root], item.format, item.path)
-        if root is not None
-        else item
-        for root, item in found
-    ]
+    labels = _labels({root for root, _ in found.values() if root is not None})
+    inputs = []
+    for root, item in found.values():
+        source = item.source if root is None else labels[root]
+        shard = item.shard if item.shard != item.source else source
+        inputs.append(Input(printable(source), printable(shard), item.format, item.path))
+    return sorted(inputs, key=lambda item: (item.source, item.shard))
+
+
+def _rank(root: Path | None) -> tuple[int, str]:
+    return (len(root.parts), str(root)) if root is not None else (0, "")
 
 
 def digest(item: Input, files: FileDigests) -> str:
@@ -83,10 +94,10 @@ def digest(item: Input, files: FileDigests) -> str:
         assert item.path is not None
         if item.path.is_dir():
             names = (f"{path.relative_to(item.path)} {files.digest(path)}" for path in _walk(item.path))
-            return xxhash.xxh3_128_hexdigest("\n".join(names).encode())
+            return xxhash.xxh3_128_hexdigest("\n".join(names).encode("utf-8", "surrogateescape"))
         return files.digest(item.path)
     except OSError as error:
-        raise DataError(f"cannot read {item.path} ({error.strerror}); check its access rights") from error
+        raise unreadable(item.path or Path(item.source), error) from error
 
 
 def _expand(spec: str) -> list[tuple[Path | None, Input]]:
@@ -136,7 +147,7 @@ def _folder(path: Path) -> list[tuple[Path | None, Input]]:
         return [(root, Input(path.name, path.name, "saved", path))]
     files = [file for file in _walk(path) if file_format(file) is not None]
     if not files:
-        raise DataError(f"the folder {path} holds no file that can be read; it can be {supported()}")
+        raise DataError(f"the folder {printable(path)} holds no file that can be read; it can be {supported()}")
     return [(root, _file(file, root.name, file.relative_to(path).as_posix())) for file in files]
 
 
@@ -164,26 +175,26 @@ def _until_magic(parts: Sequence[str]) -> list[str]:
 def _file(path: Path, source: str, shard: str) -> Input:
     kind = file_format(path)
     if kind is None:
-        raise DataError(f"{path} has an unknown extension {path.suffix!r}; it can be {supported()}")
+        raise DataError(f"{printable(path)} has an unknown extension {path.suffix!r}; it can be {supported()}")
     if source == shard and path.stat().st_size == 0:  # named by itself: among others an empty file is merely counted
-        raise DataError(f"{path} is empty; name a file with text in sources")
+        raise DataError(f"{printable(path)} is empty; name a file with text in sources")
     return Input(source, shard, kind, path)
 
 
 def file_format(path: Path) -> str | None:
-    """text, jsonl, csv, tsv or parquet by the file's name, a trailing .gz or .zst left aside; None for others."""
+    """The format of an input by the file's name, a trailing .gz or .zst left aside; None for what cannot be read."""
     suffix = path.suffix.lower()
     if suffix in COMPRESSIONS:
         suffix = path.with_suffix("").suffix.lower()
-        if suffix == ".parquet":
+        if suffix in UNCOMPRESSED:
             return None
-    return "text" if suffix in TEXT_SUFFIXES else ROW_FORMATS.get(suffix)
+    return "text" if suffix in TEXT_SUFFIXES else OTHER_FORMATS.get(suffix)
 
 
 def supported() -> str:
     """The extensions that can be read, in words."""
-    suffixes = " ".join(sorted(TEXT_SUFFIXES | set(ROW_FORMATS)))
-    return f"{suffixes}, all but parquet also with {' or '.join(sorted(COMPRESSIONS))}"
+    suffixes = " ".join(sorted(TEXT_SUFFIXES | set(OTHER_FORMATS)))
+    return f"{suffixes}, all but {' '.join(sorted(UNCOMPRESSED))} also with {' or '.join(sorted(COMPRESSIONS))}"
 
 
 def _labels(roots: set[Path]) -> dict[Path, str]:

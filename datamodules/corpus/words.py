@@ -54,9 +54,12 @@ def split_words(text: pa.StringArray) -> Words:
     ones collide with a probability of 2^-64.
     """
     data, documents = text_bytes(text)
+    if not data.size:
+        none = np.zeros(0, dtype=np.int64)
+        return Words(none, none, none.astype(np.uint64), documents)
     # Translating bytes is four times as fast as indexing a table of NumPy's with them.
     data = np.frombuffer(bytearray(data).translate(_LETTERS), dtype=np.uint8)
-    single = _mark_beyond_ascii(data) if data.size and data.max() >= 0x80 else None
+    single = _mark_beyond_ascii(data) if data.max() >= 0x80 else None
     inside = data != 0
     edges = np.empty(data.size + 1, dtype=bool)  # between byte i - 1 and i
     edges[:1], edges[-1:] = inside[:1], inside[-1:]
