@@ -16,7 +16,8 @@ cluster, those below 0.5 (joined by a chain).
 import argparse
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,7 @@ def plant(documents: int, largest: int, words: list[str], rng: random.Random) ->
     return texts
 
 
-def changed(base: list[str], kind: str, rate: float, fresh, rng: random.Random) -> list[str]:  # noqa: ANN001
+def changed(base: list[str], kind: str, rate: float, fresh: Callable[[], list[str]], rng: random.Random) -> list[str]:
     """A document with about `rate` of its words touched."""
     if kind == "mixture":
         for part in rng.sample(KINDS[:6], 3):
@@ -136,7 +137,9 @@ def brute_force(texts: list[str]) -> dict[tuple[int, int], float]:
         one, other = common.row + start, common.col
         jaccard = common.data / (sizes[one] + sizes[other] - common.data)
         keep = (one < other) & (jaccard >= 0.3)
-        pairs.update(zip(zip(one[keep].tolist(), other[keep].tolist(), strict=True), jaccard[keep].tolist(), strict=True))
+        pairs.update(
+            zip(zip(one[keep].tolist(), other[keep].tolist(), strict=True), jaccard[keep].tolist(), strict=True)
+        )
     return pairs
 
 
@@ -165,9 +168,11 @@ def measure(texts: list[str], truth: dict[tuple[int, int], float], minhash: MinH
     figures["largest cluster"] = max(map(len, members.values()))
     together = [pair for group in members.values() for pair in pairs_of(group)]
     figures["merged below 0.5"] = share(truth.get(pair, 0.0) < 0.5 for pair in together)
-    for low, high in zip(BUCKETS, BUCKETS[1:], strict=False):
+    for low, high in pairwise(BUCKETS):
         bucket = [pair for pair, jaccard in truth.items() if low <= jaccard < high]
-        figures[f"in one cluster, {low:.2f} to {min(high, 1):.2f}"] = share(clusters[a] == clusters[b] for a, b in bucket)
+        figures[f"in one cluster, {low:.2f} to {min(high, 1):.2f}"] = share(
+            clusters[a] == clusters[b] for a, b in bucket
+        )
     return figures
 
 
@@ -192,7 +197,7 @@ def pairs_of(group: list[int]) -> Iterator[tuple[int, int]]:
     return ((one, other) for place, one in enumerate(group) for other in group[place + 1 :])
 
 
-def share(these) -> float:  # noqa: ANN001
+def share(these: Iterable[bool]) -> float:
     some = list(these)
     return sum(some) / len(some) if some else float("nan")
 

@@ -234,7 +234,7 @@ def _along_edges(
     partners: np.ndarray,
     jaccard: np.ndarray,
 ) -> None:
-    """Decide, in place, of the documents at `rows`, in this order. Each decision needs those before it, hence a loop."""
+    """Decide, in place, of the documents at `rows`, in order. Each decision needs those before it, hence a loop."""
     by_document = rows[np.argsort(document[rows])]
     nodes = document[by_document]
     strong = np.flatnonzero(edges.jaccard >= np.float32(threshold))

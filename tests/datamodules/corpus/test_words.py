@@ -12,28 +12,12 @@ from datamodules.corpus.words import LONG_WORD, hash_spans, ngrams, split_words
 
 # What the vectorised code has cases for: case, accents, scripts without spaces, quotes, wide and odd punctuation, and
 # the neighbours of every range's limits.
-PIECES = (
-    ["a", "B", "zZ", "9", "Straße", "ÉCOLE", "école", "ΑΒγ", "Привет", "\u07ff", "\u0800", "İ", "ſ", "ÿ", "Ÿ"]
-    + [
-        "日本語",
-        "ひ",
-        "カ",
-        "\u3040",
-        "\u303f",
-        "\u3000",
-        "\u9fff",
-        "\ua000",
-        "한국",
-        "𝒳",
-        "😀",
-        "।",
-        "ﷺ",
-        "\uff00",
-        "\uff0f",
-    ]
-    + ["“", "’", "…", "\u2070", "\u00a0", "¿", "½", "À", " ", "  ", "\n", "-", "'", "_", "\x00", "."]
-    + ["abcdefgh", "abcdefghi", "x" * 16, "x" * 17, "y" * 64, "y" * 65, "y" * 66, "z" * 200]
-)
+PIECES = [
+    *("a", "B", "zZ", "9", "Straße", "ÉCOLE", "école", "ΑΒγ", "Привет", "\u07ff", "\u0800", "İ", "ſ", "ÿ", "Ÿ"),
+    *("日本語", "ひ", "カ", "\u3040", "\u303f", "\u3000", "\u9fff", "\ua000", "한국", "𝒳", "😀", "।", "ﷺ"),
+    *("“", "’", "…", "\u2070", "\u00a0", "¿", "½", "À", "\uff00", "\uff0f", " ", "  ", "\n", "-", "'", "_", "\x00"),
+    *("abcdefgh", "abcdefghi", "x" * 16, "x" * 17, "y" * 64, "y" * 65, "y" * 66, "z" * 200),
+]
 TEXTS = st.lists(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), max_size=8)
 
 
@@ -63,7 +47,7 @@ def words_of(text: str) -> list[str]:
             words.append(character)
         elif not separates(character):
             current += lower(character)
-    return words + [current] if current else words
+    return [*words, current] if current else words
 
 
 def grams_of(words: list[str], n: int) -> list[tuple[str, ...]]:
