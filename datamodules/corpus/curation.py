@@ -4,11 +4,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
+from datamodules.corpus.benchmarks import load_benchmark
 from datamodules.corpus.c4_lines import C4Lines
 from datamodules.corpus.cleaning import Cleaning
+from datamodules.corpus.decontamination import Action
 from datamodules.corpus.filters import Filter, build_filters
 from datamodules.corpus.language import Language
 from datamodules.corpus.lines import Unit
+from datamodules.corpus.matching import MatchBenchmarks
 from datamodules.corpus.minhash import MinHash
 from datamodules.corpus.pii import PII, Kind
 from datamodules.corpus.repair import Repair
@@ -33,6 +38,9 @@ class Curation:
         minhash: how near-duplicates are looked for.
         duplicate_lines: drop each `line` or `paragraph` that stands in several documents from all but one of them.
         duplicate_lines_from: number of documents from which on a line counts as such.
+        benchmarks: files (jsonl, json, txt) of texts that must not be trained on.
+        benchmark_words: so many words in a row that a document shares with one of them count as contamination.
+        benchmark_action: `remove` such documents, or `cut` the shared words out of them.
         pii: kinds of personal data to replace by placeholders: `email`, `ip`, `phone`, `credit_card`, `iban`, `key`.
         max_removed: share of the documents that one kind of duplicate may remove before it is an error.
         weights: share of the text of train that each source is to have, by its name; empty leaves them as they are.
@@ -47,6 +55,9 @@ class Curation:
     minhash: MinHash = field(default_factory=MinHash)
     duplicate_lines: Unit | None = None
     duplicate_lines_from: int = 3
+    benchmarks: list[str] = field(default_factory=list)
+    benchmark_words: int = 13
+    benchmark_action: Action = "remove"
     pii: list[Kind] = field(default_factory=list)
     max_removed: float = 0.95
     weights: dict[str, float] = field(default_factory=dict)
@@ -58,6 +69,8 @@ class Curation:
             raise DataError(f"max_removed is {self.max_removed}; it can be above 0 up to 1")
         if self.duplicate_lines_from < 2:
             raise DataError(f"duplicate_lines_from is {self.duplicate_lines_from}; it can be 2 or more")
+        if self.benchmark_words < 2:
+            raise DataError(f"benchmark_words is {self.benchmark_words}; it can be 2 or more")
         self.finishing()
         self.quality()  # refuses unknown presets and thresholds at once
 
@@ -76,6 +89,15 @@ class Curation:
         if self.languages is not None:
             stages.append(Language())
         return tuple(stages)
+
+    def matching(self) -> MatchBenchmarks | None:
+        """What finds the text of benchmarks in documents; raises DataError for a file that cannot be used."""
+        if not self.benchmarks:
+            return None
+        for path in self.benchmarks:
+            load_benchmark(path)
+        digests = tuple(xxhash.xxh3_128_hexdigest(Path(path).read_bytes()) for path in self.benchmarks)
+        return MatchBenchmarks(tuple(self.benchmarks), digests, self.benchmark_words, self.benchmark_action)
 
     def finishing(self) -> tuple[Stage, ...]:
         """What is applied to the documents that are kept, as they are written."""

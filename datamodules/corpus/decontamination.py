@@ -14,6 +14,7 @@ from datamodules.corpus.spans import character_starts, replace_spans, trim_spans
 from datamodules.corpus.words import Words, ngrams, split_words
 from datamodules.errors import DataError
 
+VERSION = 1  # raised when the same text gives other matches
 Action = Literal["remove", "cut"]
 SPAN = pa.struct([("benchmark", pa.string()), ("start", pa.int32()), ("end", pa.int32()), ("text", pa.string())])
 CONTAMINATION = pa.field("contamination", pa.list_(SPAN))

@@ -1,7 +1,7 @@
 """Every document judged, in the order of the reasons: blank, language, quality, duplicates, near-duplicates, split."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,13 @@ def judge(
     validation_fraction: float,
     features: Sequence[Path],
     sketches: Sequence[Path],
-    show: Any,
+    matches: Sequence[Path],
+    show: Callable[[int], str],
 ) -> dict[str, Any]:
     """Decide of every document, and return how it was split and how often each source is read.
 
-    `features` are the files of measured columns, `sketches` the folders of MinHash arrays, one a shard each, or none.
+    `features` are the files of measured columns, `sketches` the folders of MinHash arrays, `matches` the files of
+    benchmark matches, one a shard each, or none.
     `show(row)` is the text of a document, for an error's example.
 
     Raises:
@@ -60,6 +62,9 @@ def judge(
         check_removed(documents, "near_duplicate", curation.max_removed, lambda: example("near_duplicate"))
     if documents.sides.any():
         drop_what_validation_has(documents)
+    if matches:
+        parts = [pq.read_table(path, columns=["contaminated"]) for path in matches if path.exists()]
+        documents.drop("contaminated", np.concatenate([part.column(0).to_numpy() for part in parts]))
     told = split(documents, validation_fraction)
     return {"split": told, "epochs": weigh(documents, curation.weights)}
 

@@ -22,7 +22,6 @@ BLOCK_DOCUMENTS = 256
 
 _NONE = np.uint32(0xFFFFFFFF)  # the least value of no n-grams
 _HALF = np.uint64(32)  # bits
-_ROW = np.uint64(0x9FB21C651E98DF25)  # odd
 
 
 @dataclass(frozen=True)
@@ -133,36 +132,34 @@ class MinHash:
             np.minimum(values[:, :cut], lanes[:, lane, shift:], out=values[:, :cut])
             np.minimum(values[:, cut:], lanes[:, lane, :shift], out=values[:, cut:])
         self._fill(values)
-        rows = values.reshape(len(values), self.bands, self.rows)
         # The number of grouping and band is in the hash, so keys of different places never meet.
-        keys = np.broadcast_to(
-            np.arange(self.bands, dtype=np.uint64) + np.uint64(grouping * self.bands + 1), rows.shape[:2]
-        )
-        for row in range(self.rows):
-            keys = mix(keys * _ROW + rows[:, :, row])
+        places = mix(np.arange(grouping * self.bands, (grouping + 1) * self.bands, dtype=np.uint64) + np.uint64(1))
+        odd = mix(np.arange(self.rows, dtype=np.uint64) + np.uint64(1)) | np.uint64(1)
+        keys = mix((values.reshape(len(values), self.rows, self.bands) * odd[:, None]).sum(axis=1) + places)
         return np.maximum(keys, np.uint64(NO_KEY + 1))
 
     def _fill(self, values: np.ndarray) -> None:
         """Give every empty bin, in place, the value of the first full one in its own shuffle of all bins."""
-        full = values != _NONE
-        counts = full.sum(axis=1)
+        empty, flat, joined = values == _NONE, values.reshape(-1), self.joined
+        at = np.flatnonzero(empty)
+        missing = np.bincount(at // joined, minlength=len(values))
         # Where most are full, each empty one goes through its shuffle; all together, step by step.
-        document, place = np.nonzero(~full & (counts > self.joined // 2)[:, None])
+        at = at[missing[at // joined] < joined // 2]
         step = 0
-        while document.size:
-            other = self._shuffles[place, step]
-            found = full[document, other]
-            values[document[found], place[found]] = values[document[found], other[found]]
-            document, place = document[~found], place[~found]
+        while at.size:
+            other = at - at % joined + self._shuffles[at % joined, step]
+            found = ~empty.reshape(-1)[other]
+            flat[at[found]] = flat[other[found]]
+            at = at[~found]
             step += 1
         # Where few are full, all of these are looked at: the one that stands first in the shuffle.
-        few = np.flatnonzero(counts <= self.joined // 2)
+        few = np.flatnonzero(missing >= max(joined // 2, 1))
         if few.size:
-            _, other = np.nonzero(full[few])
-            starts = np.cumsum(counts[few]) - counts[few]
-            first = np.minimum.reduceat(self._ranks[other], starts, axis=0)
-            taken = np.take_along_axis(values[few], self._shuffles[np.arange(self.joined), first], axis=1)
-            values[few] = np.where(full[few], values[few], taken)
+            other = np.flatnonzero(~empty[few]) % joined
+            counts = joined - missing[few]
+            first = np.minimum.reduceat(self._ranks[other], np.cumsum(counts) - counts, axis=0)
+            taken = np.take_along_axis(values[few], self._shuffles[np.arange(joined), first], axis=1)
+            values[few] = np.where(empty[few], taken, values[few])
 
     @cached_property
     def _shuffles(self) -> np.ndarray:

@@ -16,10 +16,10 @@ from datamodules.artefacts import Artefact, Recipe, make
 from datamodules.corpus.curation import Curation, identity
 from datamodules.corpus.decisions import TRAIN, VALIDATION
 from datamodules.corpus.engine import Engine
+from datamodules.corpus.planning import Shard, plan_shards
 from datamodules.corpus.readers import EncodingErrors
 from datamodules.corpus.report import write_report
 from datamodules.corpus.run import Run
-from datamodules.corpus.planning import Shard, plan_shards
 from datamodules.corpus.sources import Input, digest, resolve
 from datamodules.corpus.steps import Stage
 from datamodules.digests import FileDigests
@@ -80,6 +80,11 @@ class Pipeline:
         digests = FileDigests(cache_dir)
         inputs = {f"{side}: {item.name}": digest(item, digests) for side, items in sides.items() for item in items}
         digests.save()
+        matching = self.curation.matching()
+        if matching is not None:
+            inputs |= {
+                f"benchmark: {path}": digest for path, digest in zip(matching.paths, matching.digests, strict=True)
+            }
         settings = {
             **self.reading(),
             "validation_fraction": None if VALIDATION in sides else self.validation_fraction,

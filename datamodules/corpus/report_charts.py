@@ -29,7 +29,8 @@ class Cell:
         percent = 0 if self.part <= 0 else max(0.5, 100 * self.part)
         return (
             f'<td class="measure"{title}><div><span class="figure">{text}</span>'
-            f'<span class="track" aria-hidden="true"><span class="bar" style="width:{percent:.2f}%"></span></span></div></td>'
+            f'<span class="track" aria-hidden="true"><span class="bar" style="width:{percent:.2f}%"></span></span>'
+            "</div></td>"
         )
 
 

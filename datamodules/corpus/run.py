@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,16 @@ import pyarrow.parquet as pq
 import xxhash
 
 from datamodules.artefacts import Artefact, Recipe, make
-from datamodules.corpus import features, minhash, summary
+from datamodules.corpus import decontamination, features, minhash, summary
 from datamodules.corpus.curation import Curation, identity
 from datamodules.corpus.decisions import TRAIN, VALIDATION, Documents, gather
 from datamodules.corpus.engine import Engine
 from datamodules.corpus.features import Features
 from datamodules.corpus.judging import judge
 from datamodules.corpus.lines import frequent_lines, merge_counts
+from datamodules.corpus.planning import Shard
 from datamodules.corpus.progress import StepProgress
 from datamodules.corpus.readers import DocumentReader
-from datamodules.corpus.planning import Shard
 from datamodules.corpus.steps import (
     DECISIONS_FILE,
     DOCUMENTS_FILE,
@@ -77,6 +77,7 @@ class Run:
         paths = [artefact.folder / DOCUMENTS_FILE for artefact in read]
         measured = self.measure(read) if self.curation.filters else []
         signed = self.sign(read) if self.curation.near_duplicates is not None else []
+        matched = self.match(read)
         documents = gather(paths, [side for side, _, _ in self.shards])
         excerpts = summary.Excerpts(documents, paths)
         told = judge(
@@ -85,12 +86,17 @@ class Run:
             fraction,
             [artefact.folder / FEATURES_FILE for artefact in measured],
             [artefact.folder for artefact in signed],
+            [artefact.folder / FEATURES_FILE for artefact in matched],
             lambda row: excerpts.samples(np.array([row]))[0]["text"],
         )
         decided = [self.decisions(documents, number) for number in range(len(read))]
         written = self.write(read, decided, self.listed_lines(read, decided), fraction)
         link_all(folder, [artefact.folder for artefact in written])
         report = self.report(documents, excerpts, read, written, told)
+        if matched:
+            report["contamination"] = summary.contamination(
+                documents, [artefact.folder / FEATURES_FILE for artefact in matched]
+            )
         if not report["kept"][TRAIN]["documents"]:
             raise DataError(nothing_left(report))
         return report
@@ -122,6 +128,24 @@ class Run:
                     Recipe("measure", features.VERSION, {}, {"read": artefact.folder.name}),
                     self.work,
                     Measure(artefact.folder / DOCUMENTS_FILE, Features()),
+                )
+                for artefact in read
+            ],
+        )
+
+    def match(self, read: Sequence[Artefact]) -> list[Artefact]:
+        """Where documents hold text of benchmarks; nothing where there are none."""
+        stage = self.curation.matching()
+        if stage is None:
+            return []
+        settings = {key: value for key, value in asdict(stage).items() if key != "paths"}
+        return self.step(
+            "match",
+            [
+                ShardTask(
+                    Recipe("match", decontamination.VERSION, settings, {"read": artefact.folder.name}),
+                    self.work,
+                    Measure(artefact.folder / DOCUMENTS_FILE, stage),
                 )
                 for artefact in read
             ],
@@ -169,7 +193,9 @@ class Run:
         self, read: Sequence[Artefact], decided: Sequence[Artefact], before: tuple[Stage, ...], fraction: float
     ) -> list[Artefact]:
         """The documents that are kept, in train and validation; a shard of which nothing changed is not done again."""
-        stages = (*before, *self.curation.finishing())
+        matching = self.curation.matching()
+        cutting = (matching,) if matching is not None and matching.action == "cut" else ()
+        stages = (*cutting, *before, *self.curation.finishing())
         settings = {"stages": identity(stages), "fraction": fraction}
         tasks = []
         for documents, decisions in zip(read, decided, strict=True):

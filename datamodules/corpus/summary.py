@@ -147,6 +147,29 @@ def _cluster(documents: Documents, excerpts: Excerpts, rows: np.ndarray) -> dict
     }
 
 
+def contamination(documents: Documents, matches: Sequence[Path]) -> dict[str, Any]:
+    """For each benchmark: documents that hold text of it, spans, and samples; of what no other rule dropped."""
+    code = documents.reasons.index("contaminated")
+    reached = documents.kept | (documents.reason == code)
+    found: dict[str, dict[str, Any]] = {}
+    start = 0
+    for path in matches:
+        if not path.exists():
+            continue
+        spans = pq.read_table(path, columns=["contamination"]).column(0).to_pylist()
+        for row, here in enumerate(spans, start):
+            for name in sorted({span["benchmark"] for span in here or () if reached[row]}):
+                told = found.setdefault(name, {"documents": 0, "spans": 0, "samples": []})
+                texts = [span["text"] for span in here if span["benchmark"] == name]
+                told["documents"] += 1
+                told["spans"] += len(texts)
+                high, low = documents.ids[row]
+                told["samples"].append({"id": f"{int(high):016x}{int(low):016x}", "text": texts[0]})
+                told["samples"] = sorted(told["samples"], key=lambda sample: sample["id"])[:SAMPLES]
+        start += len(spans)
+    return found
+
+
 def by_name(documents: Documents, codes: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
     """Documents and bytes, read and kept, of each source or language."""
     kept = documents.kept
