@@ -370,7 +370,7 @@ def test_tables_fit_the_terminal(report: dict[str, Any], width: int) -> None:
 def test_numbers_of_a_crawl_fit_as_well(report: dict[str, Any], width: int) -> None:
     big = 123_456_789_012
     report["stages"] = [stage("near_duplicate", (big, big - 1), (10**14, 10**14 - 1), cpu_seconds=1e8)]
-    (line,) = [line for line in printed(report, width).splitlines() if line.startswith("near_dup")]
+    line = next(line for line in printed(report, width).splitlines() if line.startswith("near_dup"))
     assert len(line.rstrip()) <= width
     assert ("123 bn" if width == 80 else "123,456,789,012") in line
     assert "> 99.9 %" in line
@@ -378,9 +378,9 @@ def test_numbers_of_a_crawl_fit_as_well(report: dict[str, Any], width: int) -> N
 
 def test_without_a_terminal_it_is_plain_text_of_whole_lines(report: dict[str, Any]) -> None:
     text = printed(report, 40, terminal=False)
-    assert text.isascii() or not re.search("[─━│█▏]", text)
+    assert not re.search("[─━│█▏]", text)
     assert not UNSEEN.search(text)
-    (line,) = [line for line in text.splitlines() if line.startswith("near_duplicate  9,880")]
+    line = next(line for line in text.splitlines() if line.startswith("near_dup"))
     assert line.split() == [
         "near_duplicate",
         "9,880",
