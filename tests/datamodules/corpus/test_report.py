@@ -314,6 +314,28 @@ def test_headings_are_in_order_and_tables_have_headers(report: dict[str, Any]) -
     assert all((attributes["href"] or "")[1:] in targets for attributes in page.all("a"))
 
 
+def contrast(one: str, other: str) -> float:
+    """WCAG 2.2, section 1.4.3: of two colours #rrggbb, 1 to 21."""
+    luminance = []
+    for colour in (one, other):
+        parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        luminance.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    return (max(luminance) + 0.05) / (min(luminance) + 0.05)
+
+
+def test_colours_can_be_told_apart_by_day_and_by_night() -> None:
+    schemes = re.findall(r":root \{(.*?)\}", render({}), re.DOTALL)
+    assert len(schemes) == 2
+    for scheme in schemes:
+        colour = dict(re.findall(r"--([\w-]+): (#\w{6});", scheme))
+        for ground in ("page", "panel"):
+            assert all(contrast(colour[name], colour[ground]) >= 4.5 for name in ("ink", "soft", "link", "unseen"))
+        assert contrast(colour["ink"], colour["mark"]) >= 4.5
+        assert contrast(colour["bar"], colour["track"]) >= 3
+        assert contrast(colour["bar"], colour["page"]) >= 3
+
+
 def test_figures_stand_beside_the_bars(report: dict[str, Any]) -> None:
     page = render(report)
     assert "10,000 read = 9,000 kept + 1,000 dropped." in page
