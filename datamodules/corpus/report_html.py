@@ -33,7 +33,8 @@ DROPPED_BUDGET, SPANS_BUDGET = 120_000, 20_000
 SETTINGS_SHOWN = 20_000  # characters
 UNIT = re.compile(r"(?<=\d) (?=%|[kMGTP]B|bytes|s\b|min\b|h\b)")  # the space between a number and its unit
 
-FOOTER = """<footer class="note"><p>Units are decimal: 1 kB is 1,000 bytes, 1 MB is 1,000,000 bytes. Bytes are those of the
+FOOTER = """<footer class="note"><p>
+Units are decimal: 1 kB is 1,000 bytes, 1 MB is 1,000,000 bytes. Bytes are those of the
 text in UTF-8. Bars start at 0, except on the scale that is said to be logarithmic. Samples are shown as they were read,
 before anything was replaced in them: they may hold personal data, or text that offends. Everything is in report.json
 as well.</p></footer>"""
