@@ -37,7 +37,7 @@ from datamodules.errors import DataError
 
 JSON_FILE, HTML_FILE = "report.json", "report.html"
 ROWS = 20  # of a table in the terminal
-WIDE = 100  # columns from which on there is room for all figures and for bars
+WIDE = 110  # columns from which on there is room for all figures and for bars
 NO_TERMINAL = 160  # columns of a file or a pipe, where no line may be folded
 BAR = 24  # columns
 
@@ -139,7 +139,7 @@ class Printer:
         if not rows:
             return
         style = box.SIMPLE_HEAD if self.terminal else None
-        table = Table(box=style, show_edge=False, pad_edge=False, padding=(0, 1 if self.wide else 0, 0, 1))
+        table = Table(box=style, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
         for number, name in enumerate(headers):
             if number:
                 table.add_column(name, justify="right", no_wrap=True)

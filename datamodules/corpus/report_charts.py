@@ -18,19 +18,17 @@ class Cell:
     text: str
     exact: str = ""
     part: float | None = None
-    is_html: bool = False
 
     def __str__(self) -> str:
-        text = self.text if self.is_html else escaped(self.text)
+        text = escaped(self.text)
         title = f' title="{escaped(self.exact)}"' if self.exact else ""
         if self.part is None:
             return f'<td class="number"{title}>{text}</td>'
-        # A bar of something is never invisible: at least half a per cent of the full length.
-        percent = 0 if self.part <= 0 else max(0.5, 100 * self.part)
+        kind = "bar some" if self.part > 0 else "bar"  # what is not nothing is at least a pixel
+        bar = f'<span class="{kind}" style="width:{100 * self.part:.2f}%"></span>'
         return (
             f'<td class="measure"{title}><div><span class="figure">{text}</span>'
-            f'<span class="track" aria-hidden="true"><span class="bar" style="width:{percent:.2f}%"></span></span>'
-            "</div></td>"
+            f'<span class="track" aria-hidden="true">{bar}</span></div></td>'
         )
 
 
@@ -42,12 +40,17 @@ def table(caption: str, headers: Sequence[str], rows: Sequence[tuple[str, Sequen
         for name, bar in zip(headers, measured, strict=True)
     )
     body = "".join(
-        f'<tr><th scope="row"><bdi>{escaped(name)}</bdi></th>{"".join(map(str, cells))}</tr>' for name, cells in rows
+        f'<tr><th scope="row"><bdi>{_breakable(name)}</bdi></th>{"".join(map(str, cells))}</tr>' for name, cells in rows
     )
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escaped(headers[0])}"><table>'
-        f"<caption>{escaped(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"<caption><span>{escaped(caption)}</span></caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def _breakable(name: str) -> str:
+    """A name such as gopher_quality.min_words, which may be broken between its words."""
+    return escaped(name).replace("_", "_<wbr>").replace(".", ".<wbr>")
 
 
 def histogram(

@@ -18,11 +18,11 @@ def duplicates_section(report: dict[str, Any]) -> str:
         names = [(str(first) if first == last else f"{first:,}–{last:,}", number) for first, last, number in bins]
         clusters = sum(number for *_, number in bins)
         title = f"Sizes of the {count(clusters)} clusters of documents that resemble each other."
-        scale = "clusters, each line ten times the one below"
+        scale = "clusters, on a logarithmic scale (each line is ten times the one below)"
         parts.append(histogram(title, names, "documents in the cluster", scale, logarithmic=True))
     pairs = duplicates.get("pairs", [])
     if found := jaccard_bins(pair["jaccard"] for pair in pairs):
-        title = f"Similarity of {numbered(pairs, 'removed document')} to the one kept instead."
+        title = f"How similar removed and kept are, of the {numbered(pairs, 'pair')} in this report."
         names = [(f"{first:.3f}".rstrip("0"), number) for first, _, number in found]
         label = f"Jaccard similarity, bins of 0.025 named by their lower end, from {found[0][0]:.3g} to 1"
         parts.append(histogram(title, names, label, "pairs"))

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from string import Template
@@ -30,6 +31,13 @@ ROWS = 40  # of a table; what is beyond is summed up in one row
 # Bytes of HTML for samples; with those of report_duplicates.py and at most ROWS rows a table, below 400 kB in all.
 DROPPED_BUDGET, SPANS_BUDGET = 120_000, 20_000
 SETTINGS_SHOWN = 20_000  # characters
+UNIT = re.compile(r"(?<=\d) (?=%|[kMGTP]B|bytes|s\b|min\b|h\b)")  # the space between a number and its unit
+
+FOOTER = """<footer class="note"><p>
+Units are decimal: 1 kB is 1,000 bytes, 1 MB is 1,000,000 bytes. Bytes are those of the
+text in UTF-8. Bars start at 0, except on the scale that is said to be logarithmic. Samples are shown as they were read,
+before anything was replaced in them: they may hold personal data, or text that offends. Everything is in report.json
+as well.</p></footer>"""
 
 Report = dict[str, Any]
 
@@ -47,9 +55,7 @@ def render(report: Report) -> str:
             for title, name, text in sections
         ),
         "</main>",
-        '<footer class="note"><p>Units are decimal: 1 kB is 1,000 bytes, 1 MB is 1,000,000 bytes. Bytes are those of '
-        "the text in UTF-8. Bars start at 0. Samples are shown as they were read, before anything was replaced in "
-        "them: they may hold personal data or text that offends. Everything is in report.json as well.</p></footer>",
+        FOOTER,
     ]
     script = (FOLDER / "report_filter.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -99,7 +105,8 @@ def _head(report: Report) -> str:
             note += f"; {read['bytes'] / report['cpu_seconds'] / 1e6:.2f} MB/s per core"
         figures.append(("Time", duration(report["seconds"]), note))
     cards = "".join(
-        f'<div><dt>{name}</dt><dd><span class="large">{large}</span><br><span class="note">{note}</span></dd></div>'
+        f'<div><dt>{name}</dt><dd><span class="large">{large}</span><br>'
+        f'<span class="note">{UNIT.sub("&nbsp;", note)}</span></dd></div>'
         for name, large, note in figures
     )
     return (

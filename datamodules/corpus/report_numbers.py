@@ -54,7 +54,7 @@ def share(part: float, whole: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """1.234 as 1.23 s, 12.34 as 12.3 s, 3723 as 1 h 2 min."""
+    """1.234 as 1.23 s, 12.34 as 12.3 s, 3723 as 1 h 2 min, 1e6 as 278 h."""
     if seconds < 9.995:
         return f"{seconds:.2f} s"
     if seconds < 99.95:
@@ -63,7 +63,7 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
-    return f"{hours:,} h {minutes} min"
+    return f"{hours:,} h {minutes} min" if hours < 100 else f"{round(seconds / 3600):,} h"
 
 
 def rate(stage: dict[str, Any]) -> float | None:

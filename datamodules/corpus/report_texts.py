@@ -6,6 +6,7 @@ direction, halves of surrogate pairs) is shown by its code point instead.
 
 import difflib
 import html
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -132,5 +133,5 @@ class Budget:
         return True
 
     def within(self, blocks: Iterable[str]) -> list[str]:
-        """Those of the blocks, in order, for which there is room."""
-        return [block for block in blocks if self.take(block)]
+        """The first of the blocks, as far as there is room; the rest is not even drawn."""
+        return list(itertools.takewhile(self.take, blocks))
