@@ -9,7 +9,13 @@ from datamodules.corpus.whitespace import Whitespace
 
 SPACES = "\u00a0\u1680\u2000\u2005\u200a\u202f\u205f\u3000"
 INVISIBLE = "\u00ad\u200b\u2060\ufeff"
-TEXTS = st.lists(st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from("  \t\n\n\na" + SPACES + INVISIBLE))))
+TEXTS = st.lists(
+    st.text(
+        st.one_of(
+            st.characters(codec="utf-8", exclude_characters="\r"), st.sampled_from("  \t\n\n\na" + SPACES + INVISIBLE)
+        )
+    )
+)
 JOINED = st.lists(st.text(st.sampled_from("a\u0646\u200c\u200d\u200b \n\U0001f469")))
 
 
