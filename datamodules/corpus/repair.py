@@ -53,8 +53,8 @@ def signs(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """int64: where a document holds what would be one UTF-8 character, written in one of `ENCODINGS`; in no order.
 
     That is two to four characters in a row which the same encoding writes as a first byte and its continuations, where
-    U+FFFD (a lost byte) continues anything, and so does a space behind "Ã" or a second byte (a no-break space that was
-    made plain). A control character of C1 is a sign as well: it is Windows-1252 read as Latin-1.
+    U+FFFD (a lost byte) continues anything, and so does a space behind "Â", "Ã" or a second byte (a no-break space that
+    was made plain). A control character of C1 is a sign as well: it is Windows-1252 read as Latin-1.
     """
     if not data.size or data.max() < 0x80:
         return np.zeros(0, dtype=np.int64)
@@ -65,7 +65,7 @@ def signs(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     roles, leads, continues = _tables()
     likely = np.flatnonzero(leads[codes] & adjacent)
     likely = likely[continues[codes[likely + 1]]]
-    found = [high[(codes >= 0x80) & (codes < 0xA0)], _a_grave(data, high, codes)]
+    found = [high[(codes >= 0x80) & (codes < 0xA0)], _before_space(data, high, codes)]
     document = documents_of(offsets, high[likely])
     end = offsets[document + 1]
     padded = np.concatenate((codes, np.zeros(3, dtype=codes.dtype)))
@@ -96,8 +96,8 @@ def _decode(data: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(sizes == 4, 0, codes), sizes
 
 
-def _a_grave(data: np.ndarray, high: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    capital = high[codes == 0xC3]
+def _before_space(data: np.ndarray, high: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    capital = high[(codes == 0xC2) | (codes == 0xC3)]
     return capital[data[np.minimum(capital + 2, data.size - 1)] == SPACE]
 
 
