@@ -89,3 +89,8 @@ def test_without_ftfy_one_sentence_says_what_to_install(monkeypatch: pytest.Monk
     with pytest.raises(DataError, match=r"labyrinth-llm\[fix\]"):
         repair(["na\u00c3\u00afve"])
     _fixer.cache_clear()
+
+
+def test_no_sign_goes_across_documents() -> None:
+    assert not signs(*text_bytes(pa.array(["\u00c3", "\u00a9", "\u00e2\u20ac", "\u2122"], pa.string()))).size
+    assert signs(*text_bytes(pa.array(["\u00c3\u00a9"], pa.string()))).tolist() == [0]

@@ -84,3 +84,8 @@ def test_a_slice_and_an_empty_batch() -> None:
 def test_ascii_without_blanks_is_not_copied() -> None:
     batch = batch_of(["a b\n", "c\n\n\nd"])
     assert Whitespace().apply(batch) is batch
+
+
+def test_blank_lines_of_two_documents_are_not_counted_together() -> None:
+    texts = ["a\n\n", "\n\n\n", "\n\nb"]
+    assert clean(texts) == texts
