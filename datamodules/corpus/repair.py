@@ -50,7 +50,7 @@ class Repair:
 
 
 def signs(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """int64: where a document holds what would be one UTF-8 character, written in one of `ENCODINGS`; in no order.
+    """int64: where a document holds what would be one UTF-8 character, written in one of `ENCODINGS`; ascending.
 
     That is two to four characters in a row which the same encoding writes as a first byte and its continuations, where
     U+FFFD (a lost byte) continues anything, and so does a space behind "Â", "Ã" or a second byte (a no-break space that
@@ -83,7 +83,7 @@ def signs(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
             lost |= needed & ~follows & (data[behind] == SPACE) & (step > 1)
             complete &= ~needed | follows
         found.append(high[likely[complete | lost]])
-    return np.concatenate(found)
+    return np.unique(np.concatenate(found))
 
 
 def _decode(data: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
