@@ -1,6 +1,6 @@
 """Text of benchmarks in documents: runs of words that a document shares with an item, found, shown and removed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -11,7 +11,7 @@ import pyarrow as pa
 from datamodules.corpus.benchmarks import Benchmark
 from datamodules.corpus.cleaning import text_bytes
 from datamodules.corpus.spans import character_starts, replace_spans, trim_spans
-from datamodules.corpus.words import Words, ngrams, split_words
+from datamodules.corpus.words import Words, split_words
 from datamodules.errors import DataError
 
 VERSION = 1  # raised when the same text gives other matches
@@ -23,6 +23,7 @@ CONTAMINATED = pa.field("contaminated", pa.bool_())
 WHOLE_ITEM = 8  # words; an item of fewer than n, but so many, counts where all of it stands in a document
 SHOWN = 500  # bytes of a matched span that are given back
 JOINT = b"\n\n"  # stands where a span was cut between two pieces
+STEP = np.uint64(0xC2B2AE3D27D4EB4F)  # odd; the polynomial in it tells the order of words
 SPARSITY = 16  # slots of the table of first bits for each n-gram: 1 of 16 that are absent is looked up in vain
 
 
@@ -111,16 +112,18 @@ class Decontamination:
         hashes, lengths, owners = [], [], []
         for owner, one in enumerate(self.benchmarks):
             words = split_words(pa.array(one.texts, pa.string()))
-            found, offsets = ngrams(words, self.n)
-            hashes.append(found)
-            lengths.append(np.repeat(np.minimum(words.counts, self.n), np.diff(offsets)))
-            owners.append(np.full(len(found), owner))
+            for length, sums in _sums(words, range(min(WHOLE_ITEM, self.n), self.n + 1)):
+                # Items of exactly this many words; of the full length all that are long enough.
+                at = words.offsets[:-1][words.counts == length]
+                if length == self.n:
+                    at = np.flatnonzero(np.arange(len(sums)) + length <= np.repeat(words.offsets[1:], words.counts))
+                hashes.append(sums[at])
+                lengths.append(np.full(len(at), length))
+                owners.append(np.full(len(at), owner))
         if not hashes:
             return []
         all_hashes, all_lengths, all_owners = map(np.concatenate, (hashes, lengths, owners))
-        used = all_lengths >= min(WHOLE_ITEM, self.n)
-        if self.ignored is not None:
-            used &= ~np.isin(all_hashes, self.ignored)
+        used = np.isin(all_hashes, [] if self.ignored is None else self.ignored, invert=True)
         return [
             _grams(int(length), all_hashes[chosen], all_owners[chosen])
             for length in np.unique(all_lengths[used])
@@ -145,16 +148,23 @@ class Decontamination:
         """The n-grams of benchmarks in a batch (uint64, ascending), and in how many documents each stands (int64)."""
         words = split_words(text)
         pairs = np.zeros((0, 2), dtype=np.uint64)
-        for grams in self.grams:
-            _, documents, places = _find(words, grams)
+        for grams, _, documents, places in self._find(words):
             found = np.stack((grams.hashes[places], documents.astype(np.uint64)), axis=1)
             pairs = np.unique(np.concatenate((pairs, found)), axis=0)
         return np.unique(pairs[:, 0], return_counts=True)
 
+    def _find(self, words: Words) -> Iterator[tuple[Grams, np.ndarray, np.ndarray, np.ndarray]]:
+        """By length: the n-grams, then first word, document and place among them (int64) of each that was found."""
+        by_length = {grams.length: grams for grams in self.grams}
+        for length, sums in _sums(words, list(by_length)):
+            first, places = by_length[length].find(sums)
+            documents = np.searchsorted(words.offsets, first, side="right") - 1
+            whole = first + length <= words.offsets[documents + 1]
+            yield by_length[length], first[whole], documents[whole], places[whole]
+
     def _matches(self, words: Words) -> Matches:
         parts = []
-        for grams in self.grams:
-            first, documents, places = _find(words, grams)
+        for grams, first, documents, places in self._find(words):
             owners = np.diff(grams.offsets)[places]
             which = np.arange(owners.sum()) + np.repeat(grams.offsets[places] - np.cumsum(owners) + owners, owners)
             first, documents = np.repeat(first, owners), np.repeat(documents, owners)
@@ -255,11 +265,16 @@ def _grams(length: int, hashes: np.ndarray, owners: np.ndarray) -> Grams:
     return Grams(length, hashes[first], np.append(first, len(hashes)), owners, table, bits)
 
 
-def _find(words: Words, grams: Grams) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First word, document and place in `grams` of each n-gram of the batch that is one of `grams`; int64 each."""
-    hashes, offsets = ngrams(words, grams.length)
-    at, places = grams.find(hashes)
-    documents = np.searchsorted(offsets, at, side="right") - 1
-    whole = words.counts[documents] >= grams.length
-    at, places, documents = at[whole], places[whole], documents[whole]
-    return words.offsets[documents] + at - offsets[documents], documents, places
+def _sums(words: Words, lengths: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """For each length, ascending: a hash of so many words from each word on (uint64), also across documents.
+
+    All lengths in one run, as the sum for a length is a step on the way to the next. Valid up to the next iteration.
+    """
+    longest, count = max(lengths, default=0), len(words.hashes)
+    padded = np.concatenate((words.hashes, np.zeros(longest, dtype=np.uint64)))
+    total = np.zeros(count, dtype=np.uint64)
+    for place in range(longest):
+        total *= STEP
+        total += padded[place : place + count]
+        if place + 1 in lengths:
+            yield place + 1, total

@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from datamodules.corpus.cleaning import NEWLINE, text_bytes
-from datamodules.corpus.spans import documents_of, remove_spans, trim_spans
+from datamodules.corpus.cleaning import text_bytes
+from datamodules.corpus.spans import documents_of, lines_of, remove_spans, trim_spans
 from datamodules.corpus.words import hash_spans
 
 Unit = Literal["line", "paragraph"]
@@ -53,10 +53,8 @@ def line_hashes(text: pa.StringArray, unit: Unit = "line", min_characters: int =
     Shorter ones ("}", "* * *", "Chapter 1") stand in many documents without being copies of anything.
     """
     data, offsets = text_bytes(text)
-    breaks = np.flatnonzero(data == NEWLINE) + 1
-    bounds = np.union1d(breaks, offsets)
-    begins, nexts = bounds[:-1], bounds[1:]
-    starts, ends = trim_spans(data, begins, nexts)
+    begins, ends, nexts = lines_of(data, offsets)
+    starts, ends = trim_spans(data, begins, ends)
     solid = np.flatnonzero(ends > starts)
     begins, nexts, starts, ends = begins[solid], nexts[solid], starts[solid], ends[solid]
     if unit == "paragraph" and solid.size:
@@ -157,9 +155,9 @@ class DropLines:
     def _with_blank_lines(text: pa.StringArray, ends: np.ndarray) -> np.ndarray:
         """Each end moved behind the blank lines that follow it; its neighbours stay as far apart as they were."""
         data, offsets = text_bytes(text)
-        bounds = np.union1d(np.flatnonzero(data == NEWLINE) + 1, offsets)
-        starts, solid_ends = trim_spans(data, bounds[:-1], bounds[1:])
-        solid = np.append(bounds[:-1][solid_ends > starts], data.size)
+        begins, line_ends, _ = lines_of(data, offsets)
+        starts, line_ends = trim_spans(data, begins, line_ends)
+        solid = np.append(begins[line_ends > starts], data.size)
         nexts = solid[np.searchsorted(solid, ends)]
         # The last paragraph of a document takes the blank lines to the document's end and no further.
         return np.minimum(nexts, offsets[np.searchsorted(offsets, ends)])

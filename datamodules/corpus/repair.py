@@ -6,10 +6,9 @@ from functools import cache
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from datamodules.corpus.cleaning import text_bytes
-from datamodules.corpus.spans import documents_of
+from datamodules.corpus.spans import documents_of, lines_of, replace_spans
 from datamodules.errors import DataError
 
 # The encodings that ftfy undoes; a byte that one leaves undefined is read as Latin-1, as browsers do.
@@ -28,8 +27,8 @@ CONTINUES, LEADS_TWO = 1, 2  # and 3 and 4: first of so many bytes; 0: not a byt
 class Repair:
     """Undo mojibake ("naÃ¯ve" becomes "naïve"), and nothing else that ftfy could change; needs the extra `[fix]`.
 
-    Comes before the control characters are removed, as some of them are part of mojibake. Only documents that are not
-    ASCII and in which `is_suspect` finds a sign are given to ftfy, which repairs line by line.
+    Comes before the control characters are removed, as some of them are part of mojibake. Only lines in which `signs`
+    finds something are given to ftfy, which repairs line by line anyway.
     """
 
     column: str = "text"
@@ -37,26 +36,28 @@ class Repair:
     def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         index = batch.schema.get_field_index(self.column)
         text = batch.column(index)
-        suspect = is_suspect(text)
-        if not suspect.any():
+        data, offsets = text_bytes(text)
+        begins, _, nexts = lines_of(data, offsets)
+        lines = np.unique(np.searchsorted(begins, signs(data, offsets), side="right") - 1)
+        if not lines.size:
             return batch
-        fix = _fixer()
-        mask = pa.array(suspect)
-        fixed = pa.array([fix(part) for part in text.filter(mask).to_pylist()], text.type)
-        return batch.set_column(index, batch.schema.field(index), pc.replace_with_mask(text, mask, fixed))
+        fix, starts, ends = _fixer(), begins[lines], nexts[lines]
+        fixed = [
+            fix(data[start:end].tobytes().decode()).encode()
+            for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+        ]
+        return batch.set_column(index, batch.schema.field(index), replace_spans(text, starts, ends, fixed))
 
 
-def is_suspect(text: pa.StringArray) -> np.ndarray:
-    """bool [n]: whether a document holds what would be one UTF-8 character, written in one of `ENCODINGS`.
+def signs(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """int64: where a document holds what would be one UTF-8 character, written in one of `ENCODINGS`; ascending.
 
     That is two to four characters in a row which the same encoding writes as a first byte and its continuations, where
-    U+FFFD (a lost byte) continues anything, and so does a space behind "Ã" or a second byte (a no-break space that was
-    made plain). A control character of C1 is a sign as well: it is Windows-1252 read as Latin-1.
+    U+FFFD (a lost byte) continues anything, and so does a space behind "Â", "Ã" or a second byte (a no-break space that
+    was made plain). A control character of C1 is a sign as well: it is Windows-1252 read as Latin-1.
     """
-    data, offsets = text_bytes(text)
-    suspect = np.zeros(len(text), dtype=bool)
     if not data.size or data.max() < 0x80:
-        return suspect
+        return np.zeros(0, dtype=np.int64)
     high = np.flatnonzero(data >= 0xC2)
     codes, sizes = _decode(data, high)
     adjacent = np.append(high[1:] == (high + sizes)[:-1], False)
@@ -64,7 +65,7 @@ def is_suspect(text: pa.StringArray) -> np.ndarray:
     roles, leads, continues = _tables()
     likely = np.flatnonzero(leads[codes] & adjacent)
     likely = likely[continues[codes[likely + 1]]]
-    signs = [high[(codes >= 0x80) & (codes < 0xA0)], _a_grave(data, high, codes)]
+    found = [high[(codes >= 0x80) & (codes < 0xA0)], _before_space(data, high, codes)]
     document = documents_of(offsets, high[likely])
     end = offsets[document + 1]
     padded = np.concatenate((codes, np.zeros(3, dtype=codes.dtype)))
@@ -81,9 +82,8 @@ def is_suspect(text: pa.StringArray) -> np.ndarray:
             behind = np.minimum(places[likely + step - 1] + widths[likely + step - 1], data.size - 1)
             lost |= needed & ~follows & (data[behind] == SPACE) & (step > 1)
             complete &= ~needed | follows
-        signs.append(high[likely[complete | lost]])
-    suspect[documents_of(offsets, np.concatenate(signs))] = True
-    return suspect
+        found.append(high[likely[complete | lost]])
+    return np.unique(np.concatenate(found))
 
 
 def _decode(data: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -96,8 +96,8 @@ def _decode(data: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(sizes == 4, 0, codes), sizes
 
 
-def _a_grave(data: np.ndarray, high: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    capital = high[codes == 0xC3]
+def _before_space(data: np.ndarray, high: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    capital = high[(codes == 0xC2) | (codes == 0xC3)]
     return capital[data[np.minimum(capital + 2, data.size - 1)] == SPACE]
 
 

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from datamodules.corpus.cleaning import text_array, text_bytes
+from datamodules.corpus.cleaning import NEWLINE, text_array, text_bytes
 
 BLANK = np.zeros(256, dtype=bool)
 BLANK[[0x09, 0x0A, 0x0D, 0x20]] = True
+NEAR = 8  # bytes; so few blanks at the end of a span are passed one by one
 
 
 def documents_of(offsets: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -26,37 +27,52 @@ def character_starts(data: np.ndarray, positions: np.ndarray) -> np.ndarray:
     return positions
 
 
+def lines_of(data: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The lines of all documents, in order: where each begins, its text ends, and the next one begins; int64."""
+    bounds = np.sort(np.concatenate((offsets, np.flatnonzero(data == NEWLINE) + 1)), kind="stable")  # merges the two
+    bounds = bounds[np.concatenate(([True], bounds[1:] != bounds[:-1]))]
+    begins, nexts = bounds[:-1], bounds[1:]
+    return begins, nexts - (data[nexts - 1] == NEWLINE), nexts
+
+
 def trim_spans(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The spans without the blanks at their two ends; a span of blanks alone becomes empty, at its own start."""
     padded = np.concatenate((data, np.zeros(1, dtype=np.uint8)))
-    rough = np.flatnonzero((ends > starts) & (BLANK[padded[starts]] | BLANK[padded[ends - 1]]))
-    if not rough.size:
-        return starts, ends
-    solid = np.flatnonzero(~BLANK[padded])  # the byte after the end counts as one, so that there is always a next
-    first = solid[np.searchsorted(solid, starts[rough])]
-    last = solid[np.maximum(np.searchsorted(solid, ends[rough]) - 1, 0)] + 1
-    empty = first >= ends[rough]
-    starts, ends = starts.copy(), ends.copy()
-    ends[rough] = np.where(empty, starts[rough], last)
-    starts[rough] = np.where(empty, starts[rough], first)
-    return starts, ends
+    first, last = starts.copy(), ends.copy()
+    ahead = behind = np.arange(len(starts))
+    for _ in range(NEAR):
+        ahead = ahead[(first[ahead] < last[ahead]) & BLANK[padded[first[ahead]]]]
+        first[ahead] += 1
+        behind = behind[(first[behind] < last[behind]) & BLANK[padded[last[behind] - 1]]]
+        last[behind] -= 1
+    rough = np.union1d(ahead, behind)
+    if rough.size:
+        solid = np.flatnonzero(~BLANK[padded])  # the byte after the end counts as one, so that there is always a next
+        first[rough] = solid[np.searchsorted(solid, first[rough])]
+        last[rough] = solid[np.maximum(np.searchsorted(solid, last[rough]) - 1, 0)] + 1
+    empty = first >= last
+    return np.where(empty, starts, first), np.where(empty, starts, last)
 
 
-def remove_spans(text: pa.StringArray, starts: np.ndarray, ends: np.ndarray) -> pa.StringArray:
-    """The texts without the bytes [start, end) of each span; spans are sorted, apart, and whole characters."""
-    if not len(starts):
-        return text
-    data, offsets = text_bytes(text)
+def without_spans(
+    data: np.ndarray, offsets: np.ndarray, starts: np.ndarray, ends: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Data and offsets without the bytes [start, end) of each span; spans are sorted, apart, and whole characters."""
     lengths = np.empty(2 * len(starts) + 1, dtype=np.int64)  # kept, removed, kept, ...
     lengths[0:-1:2] = starts - np.concatenate(([0], ends[:-1]))
     lengths[1::2] = ends - starts
-    lengths[-1] = data.size - ends[-1]
+    lengths[-1] = data.size - ends[-1] if len(ends) else data.size
     kept = np.repeat(np.arange(len(lengths)) % 2 == 0, lengths)
     removed = np.concatenate(([0], np.cumsum(ends - starts)))
     # An offset inside or behind k spans moves back by what lies before it of them.
     behind = np.searchsorted(starts, offsets)
     inside = np.maximum(np.concatenate(([0], ends))[behind] - offsets, 0)
-    return text_array(data[kept], offsets - (removed[behind] - inside))
+    return data[kept], offsets - (removed[behind] - inside)
+
+
+def remove_spans(text: pa.StringArray, starts: np.ndarray, ends: np.ndarray) -> pa.StringArray:
+    """The texts without the bytes [start, end) of each span; spans are sorted, apart, and whole characters."""
+    return text_array(*without_spans(*text_bytes(text), starts, ends)) if len(starts) else text
 
 
 def replace_spans(

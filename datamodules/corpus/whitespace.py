@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from datamodules.corpus.cleaning import NEWLINE, TAB, text_array, text_bytes
+from datamodules.corpus.spans import lines_of, trim_spans, without_spans
 
 SPACE = 0x20
 
@@ -19,6 +20,8 @@ JOINERS = (0xE2808C, 0xE2808D)
 @dataclass(frozen=True)
 class Whitespace:
     """Whitespace that a reader cannot see or does not need; leave it out for source code and Markdown.
+
+    Comes behind `Cleaning`, so that there are no carriage returns.
 
     - `unicode_spaces`: NBSP, U+1680, U+2000 to U+200A, U+202F, U+205F and U+3000 become a space, and the line and
       paragraph separators U+2028 and U+2029 a newline.
@@ -96,23 +99,12 @@ def _without_zero_width(data: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarr
 
 
 def _without_trailing_blanks(data: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    ends = np.flatnonzero(data == NEWLINE)
-    ends = np.union1d(ends, offsets[1:])
-    ends = ends[ends > 0]
-    ends = ends[(data[ends - 1] == SPACE) | (data[ends - 1] == TAB)]
-    if not ends.size:
+    begins, ends, _ = lines_of(data, offsets)
+    blank = np.flatnonzero((ends > begins) & ((data[ends - 1] == SPACE) | (data[ends - 1] == TAB)))
+    if not blank.size:
         return data, offsets
-    blank = (data == SPACE) | (data == TAB)
-    first = blank.copy()
-    first[1:] &= ~blank[:-1]
-    begins = offsets[:-1][offsets[:-1] < data.size]
-    first[begins] = blank[begins]
-    runs = np.flatnonzero(first)
-    starts = runs[np.searchsorted(runs, ends) - 1]
-    change = np.zeros(data.size + 1, dtype=np.int8)
-    change[starts] += 1
-    change[ends] -= 1
-    return _without(data, offsets, np.cumsum(change[:-1], dtype=np.int8).astype(bool))
+    begins, ends = begins[blank], ends[blank]
+    return without_spans(data, offsets, trim_spans(data, begins, ends)[1], ends)
 
 
 def _without_blank_lines(data: np.ndarray, offsets: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:

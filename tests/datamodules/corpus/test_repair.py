@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.corpus.repair import Repair, _fixer, is_suspect
+from datamodules.corpus.cleaning import text_bytes
+from datamodules.corpus.repair import Repair, _fixer, signs
+from datamodules.corpus.spans import documents_of
 from datamodules.errors import DataError
 
 PROSE = {
@@ -64,11 +66,12 @@ def test_other_glitches_stay() -> None:
 @given(st.lists(st.tuples(st.text(st.characters(min_codepoint=0x80), min_size=1), st.sampled_from(CODECS))))
 def test_every_garbled_text_is_suspect(cases: list[tuple[str, str]]) -> None:
     texts = [garbled(text, codec) for text, codec in cases if text.isprintable()]
-    assert is_suspect(pa.array(texts, pa.string())).all()
+    data, offsets = text_bytes(pa.array(texts, pa.string()))
+    assert set(documents_of(offsets, signs(data, offsets)).tolist()) == set(range(len(texts)))
 
 
 PIECES = st.sampled_from(
-    ["\u00c3", "\u00a9", " ", "a", "\u00e2\u20ac", "\u2122", "\ufffd", "\u0420", "\u2013", "\x92", "\u00f0"]
+    ["\u00c3", "\u00a9", " ", "\n", "a", "\u00e2\u20ac", "\u2122", "\ufffd", "\u0420", "\u2013", "\x92", "\u00f0"]
 )
 
 
@@ -86,3 +89,8 @@ def test_without_ftfy_one_sentence_says_what_to_install(monkeypatch: pytest.Monk
     with pytest.raises(DataError, match=r"labyrinth-llm\[fix\]"):
         repair(["na\u00c3\u00afve"])
     _fixer.cache_clear()
+
+
+def test_no_sign_goes_across_documents() -> None:
+    assert not signs(*text_bytes(pa.array(["\u00c3", "\u00a9", "\u00e2\u20ac", "\u2122"], pa.string()))).size
+    assert signs(*text_bytes(pa.array(["\u00c3\u00a9"], pa.string()))).tolist() == [0]

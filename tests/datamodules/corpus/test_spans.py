@@ -62,3 +62,12 @@ def test_trimmed_spans_are_stripped_texts(case: tuple[list[str], list[list[tuple
     data = text_bytes(text)[0]
     trimmed = [data[start:end].tobytes() for start, end in zip(*trim_spans(data, starts, ends), strict=True)]
     assert trimmed == [data[start:end].tobytes().strip(b" \t\n") for start, end in zip(starts, ends, strict=True)]
+
+
+def test_long_runs_of_blanks_are_trimmed_as_well() -> None:
+    texts = [" " * 30 + "a b" + "\n" * 30, " " * 30, " " * 8 + "a", "a" + " " * 9]
+    text = pa.array(texts, pa.string())
+    data, offsets = text_bytes(text)
+    starts, ends = trim_spans(data, offsets[:-1], offsets[1:])
+    assert [data[start:end].tobytes() for start, end in zip(starts, ends, strict=True)] == [b"a b", b"", b"a", b"a"]
+    assert (starts[1], ends[1]) == (offsets[1], offsets[1])

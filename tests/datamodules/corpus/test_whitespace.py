@@ -9,7 +9,13 @@ from datamodules.corpus.whitespace import Whitespace
 
 SPACES = "\u00a0\u1680\u2000\u2005\u200a\u202f\u205f\u3000"
 INVISIBLE = "\u00ad\u200b\u2060\ufeff"
-TEXTS = st.lists(st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from("  \t\n\n\na" + SPACES + INVISIBLE))))
+TEXTS = st.lists(
+    st.text(
+        st.one_of(
+            st.characters(codec="utf-8", exclude_characters="\r"), st.sampled_from("  \t\n\n\na" + SPACES + INVISIBLE)
+        )
+    )
+)
 JOINED = st.lists(st.text(st.sampled_from("a\u0646\u200c\u200d\u200b \n\U0001f469")))
 
 
@@ -78,3 +84,8 @@ def test_a_slice_and_an_empty_batch() -> None:
 def test_ascii_without_blanks_is_not_copied() -> None:
     batch = batch_of(["a b\n", "c\n\n\nd"])
     assert Whitespace().apply(batch) is batch
+
+
+def test_blank_lines_of_two_documents_are_not_counted_together() -> None:
+    texts = ["a\n\n", "\n\n\n", "\n\nb"]
+    assert clean(texts) == texts
