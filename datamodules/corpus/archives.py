@@ -61,6 +61,8 @@ def _fastwarc() -> Any:
 
 
 def _record(number: int, raw: Any, options: ReadOptions) -> Record:
+    if raw.headers.get("WARC-Type") is None or raw.headers.get("Content-Length") is None:
+        return Record(number, None, "damaged")  # the head of a record that is cut off in it
     kind = str(raw.record_type)
     if kind not in ("response", "conversion"):
         return Record(number, None, f"warc_{kind}")
@@ -82,8 +84,9 @@ def _record(number: int, raw: Any, options: ReadOptions) -> Record:
         if not raw.is_http:
             return Record(number, None, "not_http", url=url)
         raw.parse_http(auto_decode="all")
-        if raw.http_headers.status_code != 200:
-            return Record(number, None, "http_status", url=url)
+        status = raw.http_headers.status_code
+        if status != 200:
+            return Record(number, None, "damaged" if status is None else "http_status", url=url)
         if (media := raw.http_content_type) not in PAGES and media != PLAIN:
             return Record(number, None, "not_html", url=url)
         data = raw.reader.read(options.record_bytes + 1)

@@ -19,7 +19,7 @@ def read_text(path: Path, start: int, end: int | None, options: ReadOptions) -> 
     quarter of a piece behind its nominal start, or where there is none (a file of one endless line), at the first
     character. So the cuts depend on the bytes around them alone, and memory holds a piece and a quarter.
     """
-    piece, window = options.piece_bytes, options.piece_bytes // 4
+    piece, window = options.piece_bytes, max(3, options.piece_bytes // 4)  # a character may continue for 3 bytes
     nominal = -(-start // piece) * piece
     with open_range(path, end) as file:
         begin, data = 0, b""

@@ -6,7 +6,10 @@ import pytest
 
 from datamodules.corpus import hub
 from datamodules.corpus.pipeline import Pipeline
+from datamodules.corpus.planning import plan_shards
+from datamodules.corpus.readers import DocumentReader
 from datamodules.corpus.shards import read_batches, shards_of
+from datamodules.corpus.sources import resolve
 from datamodules.errors import DataError
 
 TEXTS = [f"row {number} of a small data set" for number in range(40)]
@@ -29,7 +32,7 @@ def test_a_folder_of_data_files_is_streamed(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     pq.write_table(pa.table({"text": TEXTS, "label": range(40)}), tmp_path / "set" / "train.parquet")
     assert read(tmp_path, f"hf:{tmp_path}/set") == set(TEXTS)
-    with pytest.raises(DataError, match="no field 'body', it has 'text', 'label'"):
+    with pytest.raises(DataError, match=r"rows cannot be used.*no field 'body', it has 'text', 'label'"):
         read(tmp_path, f"hf:{tmp_path}/set", text_field="body")
 
 
@@ -40,6 +43,29 @@ def test_a_folder_that_datasets_saved(tmp_path: Path, splits: bool) -> None:
     saved = datasets.Dataset.from_dict({"text": TEXTS})
     (datasets.DatasetDict({"train": saved}) if splits else saved).save_to_disk(str(tmp_path / "saved"))
     assert read(tmp_path, str(tmp_path / "saved")) == set(TEXTS)
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_data_set_of_several_files_is_read_in_parts(tmp_path: Path, saved: bool) -> None:
+    import datasets
+
+    (tmp_path / "set").mkdir()
+    if saved:
+        datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(str(tmp_path / "set"), num_shards=3)
+    else:
+        for part in range(3):
+            pq.write_table(pa.table({"text": TEXTS[part::3]}), tmp_path / "set" / f"train-{part}.parquet")
+    inputs = resolve(str(tmp_path / "set") if saved else f"hf:{tmp_path}/set")
+    shards = plan_shards(inputs)
+    assert [(part.start, part.end) for shard in shards for part in shard.parts] == [(0, 1), (1, 2), (2, 3)]
+    parts = [row for shard in shards for row in rows(DocumentReader(shard))]
+    assert parts == rows(DocumentReader(inputs))
+    assert sorted(text for _, text in parts) == sorted(TEXTS)
+    assert len({key for key, _ in parts}) == 40
+
+
+def rows(reader: DocumentReader) -> list[tuple[str, str]]:
+    return [row for batch in reader for row in zip(*(batch.column(n).to_pylist() for n in ("id", "text")), strict=True)]
 
 
 def test_the_hub_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,25 @@ def test_names_do_not_hold_the_path_above_the_corpus_and_tell_equal_folders_apar
     assert resolve(specs[:1])[0].name == "texts/a.txt"
 
 
+def test_the_order_of_the_specs_changes_nothing(tmp_path: Path) -> None:
+    for name in ("b/x.txt", "b/y.txt", "a/z.html", "c.txt", "other/b/x.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    specs = ["b", "b/x.txt", "b/*.txt", "a", "c.txt", "other/b", "."]
+    for length in range(1, len(specs) + 1):
+        chosen = [str(tmp_path / spec) for spec in specs[:length]]
+        inputs = resolve(chosen)
+        assert inputs == sorted(inputs, key=lambda item: (item.source, item.shard))
+        for order in (chosen[::-1], chosen[length // 2 :] + chosen[: length // 2]):
+            assert resolve(order) == inputs
+    assert {item.source for item in resolve([str(tmp_path / "b" / "x.txt"), str(tmp_path / "b")])} == {"b"}
+
+
+def test_two_splits_of_one_data_set_are_two_inputs(tmp_path: Path) -> None:
+    specs = [f"hf:{tmp_path}:validation", f"hf:{tmp_path}"]
+    assert [item.source for item in resolve([*specs, specs[0]])] == sorted(specs)
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
