@@ -4,7 +4,7 @@
 
 PYTHON is the interpreter of an environment with `pip install "datatrove[processing]" spacy`. datatrove runs there
 twice: as shipped, with spaCy's words, and with `str.split` in their place. Ours computes every feature, those of C4,
-FineWeb and code as well, and applies Gopher's two presets; theirs runs Gopher's two filters alone. On one core.
+FineWeb and code as well, and applies Gopher's two presets; theirs runs Gopher's two filters alone. One thread each.
 
 The texts: the C4 sample, the tiny stories, and the novels in pieces of 20,000 characters.
 """
@@ -61,7 +61,7 @@ def read_texts(folder: Path) -> list[str]:
     texts = [json.loads(line)["text"] for line in lines]
     stories = (folder / "tinystories" / "tinystories_10k.txt").read_text(encoding="utf-8")
     texts += [story for story in stories.split("<|endoftext|>") if story.strip()]
-    for path in [*sorted((folder / "novels").glob("*_*.txt")), folder / "novels" / "warandpeace.txt"]:
+    for path in sorted(path for path in (folder / "novels").glob("*.txt") if path.name != "SOURCE.txt"):
         novel = path.read_text(encoding="utf-8")
         texts += [novel[start : start + PIECE] for start in range(0, len(novel), PIECE)]
     return texts

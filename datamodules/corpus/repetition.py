@@ -55,8 +55,10 @@ def _repeated(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     repeated = same[:-1] | same[1:]
     groups = np.cumsum(repeated & ~same[:-1])[repeated] - 1
     members = order[repeated]
-    back = np.argsort(members)
-    return members[back], groups[back]
+    group_of = np.full(len(keys), -1)
+    group_of[members] = groups
+    members = np.flatnonzero(group_of >= 0)
+    return members, group_of[members]
 
 
 def _top(layout: Layout, at: np.ndarray, groups: np.ndarray, n: int) -> np.ndarray:
@@ -83,37 +85,17 @@ def _taken(at: np.ndarray, groups: np.ndarray, n: int) -> np.ndarray:
     """int64 [m]: the n-grams that a reader from left to right counts as repeated, none of which overlap.
 
     The reader notes the n-gram at each word it comes to. One that it has noted before counts, and the reader goes on
-    behind its last word, so what begins inside is not noted. Whether an n-gram was noted hangs on those before it, so
-    we suppose that each was noted where it first occurs, and correct that until nothing changes. A round puts right at
-    least the next n-gram of each document, and most often all of them: two or three rounds are usual.
+    behind its last word, so what begins inside is not noted. Each step hangs on the one before: a loop, but only over
+    n-grams that occur twice in their document, one in a hundred words of ordinary prose. None reaches into the next
+    document, so all documents are read as one.
     """
-    noted = np.full(int(groups.max(initial=-1)) + 1, np.iinfo(np.int64).max)
-    np.minimum.at(noted, groups, at)
-    while True:
-        known = at[at > noted[groups]]
-        taken = known[_apart(known, n)]
-        before = np.searchsorted(taken, at) - 1
-        read = (before < 0) | (at >= taken[before] + n) if taken.size else np.ones(len(at), dtype=bool)
-        corrected = np.full_like(noted, np.iinfo(np.int64).max)
-        np.minimum.at(corrected, groups[read], at[read])
-        if (corrected == noted).all():
-            return taken
-        noted = corrected
-
-
-def _apart(places: np.ndarray, n: int) -> np.ndarray:
-    """bool [m]: the places (in order) that remain if each one taken, from left to right, removes those less than n on.
-
-    A place far enough from the one before it is taken whatever came earlier; from there the next ones are followed by
-    jumps of one, two, four, ... at a time, for all at once.
-    """
-    count = len(places)
-    taken = np.ones(count + 1, dtype=bool)  # the last one stands for the end
-    taken[1:count] = np.diff(places) >= n
-    follow = np.append(np.searchsorted(places, places + n), count)
-    while True:
-        reached = follow[taken]
-        if taken[reached].all():
-            return taken[:count]
-        taken[reached] = True
-        follow = follow[follow]
+    noted = bytearray(int(groups.max(initial=-1)) + 1)
+    taken = []
+    following = 0
+    for place, group in zip(at.tolist(), groups.tolist(), strict=True):
+        if place >= following:
+            if noted[group]:
+                taken.append(place)
+                following = place + n
+            noted[group] = True
+    return np.array(taken, dtype=np.int64)

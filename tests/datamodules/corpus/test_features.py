@@ -5,6 +5,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from support.slow_features import slow_features
 
 from datamodules.corpus import features as module
-from datamodules.corpus.characters import CLOSERS, SENTENCE_ENDS
+from datamodules.corpus.characters import CLOSERS, SENTENCE_ENDS, character_widths
 from datamodules.corpus.features import FEATURES, STOP_WORDS, Features
 
 # Texts in which every rule has something to find: words that repeat, and all that a rule looks for.
@@ -46,6 +47,7 @@ def assert_features(documents: Sequence[str]) -> None:
 @settings(deadline=None)  # the first text beyond ASCII makes a table
 @given(st.lists(texts, max_size=8))
 @example(["..", ".", "...", "a", "", "\n", "", "b.\n", ".", '"', "x", "\n\na\n\na"])
+@example(["a.", '" b', "a b\nb a\nb  a", "c\nd\n\nd\nc"])
 @example(["....... ...", "a..", "..b", "a.)", ")", "a.", "'", "…", "-"])
 def test_features_are_those_of_plain_python(documents: list[str]):
     assert_features([text.encode(errors="ignore").decode() for text in documents])
@@ -96,6 +98,11 @@ def test_what_unicode_says_is_what_python_says():
     row = table([every]).to_pylist()[0]
     assert row["letters"] == sum(character.isalpha() for character in every)
     assert row["words"] == len(every.split())
+
+
+def test_widths_of_characters():
+    data = np.frombuffer("aé一😀".encode(), dtype=np.uint8)
+    assert character_widths(data, np.array([0, 1, 3, 6])).tolist() == [1, 2, 3, 4]
 
 
 def test_real_texts(shared_data: Path):

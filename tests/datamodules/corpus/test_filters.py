@@ -129,6 +129,11 @@ def test_thresholds_themselves_pass_and_the_first_rule_counts():
     assert GopherQuality().failed(features.slice(0, 0)).type == pa.string()
 
 
+def test_large_counts_are_exact():
+    features = rows(lines=[2**24, 2**24 + 1], characters=[2**24] * 2, letters=[2**24] * 2)
+    assert Code(max_lines=2**24).failed(features).to_pylist() == [None, "code.max_lines"]
+
+
 def test_changed_thresholds_need_no_text():
     batch = Features().apply(pa.record_batch({"text": [prose(3), prose(30)]})).drop_columns("text")
     assert GopherQuality(min_words=10).failed(batch).to_pylist() == [None, None]
