@@ -26,7 +26,7 @@ THREADED = 1 << 17  # characters from which threads pay: about 5 ms of work
 GROUPS_PER_THREAD = 4  # so that a thread that is done early finds more to do
 
 
-class UnsupportedTokenizer(Exception):
+class UnsupportedTokenizerError(Exception):
     """Why a tokenizer cannot be reproduced: half a sentence for the log."""
 
 
@@ -34,7 +34,7 @@ class FastEncoder:
     """Encodes as the given tokenizer does, special tokens in the text being text.
 
     Raises:
-        UnsupportedTokenizer: where identical ids are not certain.
+        UnsupportedTokenizerError: where identical ids are not certain.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
@@ -46,7 +46,7 @@ class FastEncoder:
         alone = tokenizers.Tokenizer(backend.model).encode_batch_fast(tokens, add_special_tokens=False)
         for token, index, encoding in zip(tokens, self.ids.tolist(), alone, strict=True):
             if encoding.ids != [index]:
-                raise UnsupportedTokenizer(f"its merges do not lead to its token {token!r}")
+                raise UnsupportedTokenizerError(f"its merges do not lead to its token {token!r}")
         to_byte = {character: byte for byte, character in enumerate(byte_characters())}
         ranks = {bytes(to_byte[character] for character in token): rank for rank, token in enumerate(tokens)}
         # One special token, or tiktoken would look for the empty one; it is never allowed, so never made.
@@ -88,11 +88,11 @@ def byte_characters() -> list[str]:
 
 
 def _pattern(content: dict[str, Any]) -> str:
-    """The pattern by which the tokenizer cuts text into pieces, if that and byte level is all it does before merging."""
+    """The pattern that cuts text into pieces, where that and byte level is all that happens before the merges."""
     if content["normalizer"] is not None:
-        raise UnsupportedTokenizer("it changes text before it encodes it")
+        raise UnsupportedTokenizerError("it changes text before it encodes it")
     if not all(token["special"] for token in content["added_tokens"]):
-        raise UnsupportedTokenizer("it has added tokens that are not special")
+        raise UnsupportedTokenizerError("it has added tokens that are not special")
     before = content["pre_tokenizer"] or {}
     match before.get("pretokenizers", [before]):
         case [{"type": "ByteLevel", "use_regex": True, "add_prefix_space": False}]:
@@ -102,29 +102,29 @@ def _pattern(content: dict[str, Any]) -> str:
             {"type": "ByteLevel", "use_regex": False, "add_prefix_space": False},
         ]:
             if pattern not in KNOWN_PATTERNS:
-                raise UnsupportedTokenizer(f"it cuts text by a pattern of its own, {pattern}")
+                raise UnsupportedTokenizerError(f"it cuts text by a pattern of its own, {pattern}")
             return str(pattern)
-    raise UnsupportedTokenizer("it cuts text into pieces in a way of its own")
+    raise UnsupportedTokenizerError("it cuts text into pieces in a way of its own")
 
 
 def _tokens_by_rank(content: dict[str, Any]) -> list[str]:
     """The 256 bytes, then what each merge makes, in byte-level characters."""
     model = content["model"]
     if model["dropout"] or model["ignore_merges"]:
-        raise UnsupportedTokenizer("it applies its merges at random or not always")
+        raise UnsupportedTokenizerError("it applies its merges at random or not always")
     if model["continuing_subword_prefix"] or model["end_of_word_suffix"]:
-        raise UnsupportedTokenizer("it marks the parts of words")
+        raise UnsupportedTokenizerError("it marks the parts of words")
     tokens = byte_characters()
     known = set(tokens)
     for left, right in model["merges"]:
         token = left + right
         if token in known:
-            raise UnsupportedTokenizer(f"more than one of its merges makes {token!r}")
+            raise UnsupportedTokenizerError(f"more than one of its merges makes {token!r}")
         if left not in known or right not in known:
-            raise UnsupportedTokenizer(f"its merge of {left!r} and {right!r} comes before they are made")
+            raise UnsupportedTokenizerError(f"its merge of {left!r} and {right!r} comes before they are made")
         tokens.append(token)
         known.add(token)
     rest = model["vocab"].keys() - known - {token["content"] for token in content["added_tokens"]}
     if rest or not known <= model["vocab"].keys():
-        raise UnsupportedTokenizer("its vocabulary is not the 256 bytes and what its merges make")
+        raise UnsupportedTokenizerError("its vocabulary is not the 256 bytes and what its merges make")
     return tokens

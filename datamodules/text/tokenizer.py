@@ -13,7 +13,7 @@ import tokenizers
 import xxhash
 
 from datamodules.errors import DataError
-from datamodules.text.fast_encoding import FastEncoder, UnsupportedTokenizer
+from datamodules.text.fast_encoding import FastEncoder, UnsupportedTokenizerError
 from datamodules.text.special_tokens import END_OF_TEXT, PAD, SPECIAL_TOKENS
 
 # The library warns in each forked process (the workers of a data loader) unless this is set. Its threads are used
@@ -134,7 +134,7 @@ class Tokenizer:
         """Made when it is first needed, which takes some tenths of a second; None where the ids could differ."""
         try:
             return FastEncoder(self.backend)
-        except UnsupportedTokenizer as reason:
+        except UnsupportedTokenizerError as reason:
             log.info("text is encoded by the slower of two ways, as tiktoken cannot follow this tokenizer: %s", reason)
             return None
 
