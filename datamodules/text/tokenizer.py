@@ -1,5 +1,6 @@
 """A byte-level BPE tokenizer that gives every text back exactly, and never takes text for a special token."""
 
+import functools
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ import tokenizers
 import xxhash
 
 from datamodules.errors import DataError
+from datamodules.text.fast_encoding import FastEncoder, UnsupportedTokenizerError
 from datamodules.text.special_tokens import END_OF_TEXT, PAD, SPECIAL_TOKENS
 
 # The library warns in each forked process (the workers of a data loader) unless this is set. Its threads are used
@@ -21,7 +23,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 log = logging.getLogger(__name__)
 
 CHUNK = 1 << 13  # characters that are encoded at once: texts are cut so that memory stays flat and threads share well
-GROUP = 1 << 9  # chunks handed over together, 4 Mi characters at most: an encoding takes some 100 bytes a token
+GROUP = 1 << 9  # chunks handed over together, 4 Mi characters at most: `tokenizers` takes some 100 bytes a token
 # No piece of the patterns of GPT-2, GPT-4, Llama 3, Qwen and ours reaches across these places: before a single space
 # between two other characters, and after a line end where the next line begins at once (GPT-4o's signs take "/" along).
 BOUNDARY = re.compile(r"(?<=\S)(?= \S)|(?<=\S\n)(?=[^\s/])")
@@ -39,6 +41,8 @@ class Tokenizer:
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
         # Without this, "<|endoftext|>" in a document would become the control token itself.
         backend.encode_special_tokens = True
+        backend.no_truncation()  # an imported one may be told to cut every text at a model's context
+        backend.no_padding()
         self.backend = backend
         vocabulary = backend.get_vocab(with_added_tokens=True)
         self.vocab_size: int = max(vocabulary.values()) + 1
@@ -100,7 +104,7 @@ class Tokenizer:
         return [self.end_of_text, *self.encode(text)]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids of several texts, int64 [n_tokens] each; uses all threads.
+        """The ids of several texts, int64 [n_tokens] each; uses all cores.
 
         A text longer than 8 Ki characters is cut between words, which does not change its tokens. Where 4 Ki
         characters hold no place for it (see `BOUNDARY`), it is cut anywhere, and one token may come out as two.
@@ -108,8 +112,7 @@ class Tokenizer:
         chunks = [chunk for text in texts for chunk in cut_for_encoding(text)]
         parts: list[np.ndarray] = []
         for start in range(0, len(chunks), GROUP):
-            encodings = self.backend.encode_batch_fast(chunks[start : start + GROUP], add_special_tokens=False)
-            parts += [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+            parts += self._encode_chunks(chunks[start : start + GROUP])
         result, start = [], 0
         for text in texts:
             length, end = 0, start
@@ -119,6 +122,21 @@ class Tokenizer:
             result.append(np.concatenate(parts[start:end]))
             start = end
         return result
+
+    def _encode_chunks(self, chunks: Sequence[str]) -> list[np.ndarray]:
+        if self._fast_encoder is not None:
+            return self._fast_encoder.encode_batch(chunks)
+        encodings = self.backend.encode_batch_fast(chunks, add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+
+    @functools.cached_property
+    def _fast_encoder(self) -> FastEncoder | None:
+        """Made when it is first needed, which takes some tenths of a second; None where the ids could differ."""
+        try:
+            return FastEncoder(self.backend)
+        except UnsupportedTokenizerError as reason:
+            log.info("text is encoded by the slower of two ways, as tiktoken cannot follow this tokenizer: %s", reason)
+            return None
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens written out. Bytes that are no valid UTF-8 become U+FFFD."""

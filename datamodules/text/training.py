@@ -8,23 +8,12 @@ import xxhash
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from datamodules.errors import DataError
+from datamodules.text.patterns import PATTERN
 from datamodules.text.special_tokens import SPECIAL_TOKENS
 from datamodules.text.tokenizer import cut_for_encoding
 
 VERSION = 1  # raised when the same text gives another tokenizer
 ALPHABET = 256
-
-# How text falls into pieces that merges never cross, after GPT-4's cl100k pattern: a contraction; a word with the
-# space or sign before it; digits in groups; signs with the line ends after them; line ends with the blanks before them;
-# blanks up to the last, which belongs to the next word, so that an indentation is one piece.
-# Digits come in ones and twos rather than in threes, as a small vocabulary has no room for a thousand numbers (nanochat
-# measured two as best at 32k; on the standard library groups of 1, 2 and 3 differ by 0.3 % in tokens at 1k to 4k).
-# A line end and the indentation after it as one piece gave 5 % fewer tokens there, and no better bits per byte.
-PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 def train_bpe(

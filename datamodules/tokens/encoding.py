@@ -3,29 +3,38 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from datamodules.text.tokenizer import Tokenizer
+from datamodules.text.tokenizer import Tokenizer, cut_for_encoding
 from datamodules.tokens.store import StoreWriter
 
 VERSION = 1  # raised when the same documents and tokenizer give another store
-ENCODED_BYTES = 2 << 20  # of text given to the tokenizer at once: enough for all threads, little memory
+ENCODED_CHARACTERS = 2 << 20  # given to the tokenizer at once: enough for all cores, little memory
 
 
 def write_store(path: Path, tokenizer: Tokenizer, batches: Iterable[pa.RecordBatch]) -> dict[str, int | float]:
-    """Encode the `text` of record batches into a token store. Returns its counts."""
+    """Encode the `text` of record batches into a token store. Returns its counts.
+
+    Memory holds one batch, and the tokens of some 2 Mi characters, however many batches there are or however long a
+    document is.
+    """
     with StoreWriter(path, vocab_size=tokenizer.vocab_size, end=tokenizer.end_of_text) as writer:
+        chunks: list[str] = []  # what the tokenizer would cut a document into, so that the cuts are the same
+        text_bytes: list[int | None] = []  # of the document that ends with the chunk; None where it goes on
+        size = 0
         for batch in batches:
-            texts: list[str] = []
-            size = 0
-            for text in batch.column("text"):
-                texts.append(text.as_py())
-                size += len(texts[-1])
-                if size >= ENCODED_BYTES:
-                    _write(writer, tokenizer, texts)
-                    texts, size = [], 0
-            _write(writer, tokenizer, texts)
+            texts = batch.column("text")
+            for text, length in zip(texts, pc.binary_length(texts).to_pylist(), strict=True):
+                for chunk in cut_for_encoding(text.as_py()):
+                    if size >= ENCODED_CHARACTERS:
+                        _write(writer, tokenizer, chunks, text_bytes)
+                        chunks, text_bytes, size = [], [], 0
+                    chunks.append(chunk)
+                    text_bytes.append(None)
+                    size += len(chunk)
+                text_bytes[-1] = length
+        _write(writer, tokenizer, chunks, text_bytes)
     text_tokens = writer.n_tokens - writer.n_documents - 1
     return {
         "documents": writer.n_documents,
@@ -35,6 +44,8 @@ def write_store(path: Path, tokenizer: Tokenizer, batches: Iterable[pa.RecordBat
     }
 
 
-def _write(writer: StoreWriter, tokenizer: Tokenizer, texts: list[str]) -> None:
-    for text, tokens in zip(texts, tokenizer.encode_batch(texts), strict=True):
-        writer.write(np.asarray(tokens), len(text) if text.isascii() else len(text.encode()))
+def _write(writer: StoreWriter, tokenizer: Tokenizer, chunks: list[str], text_bytes: list[int | None]) -> None:
+    for tokens, length in zip(tokenizer.encode_batch(chunks), text_bytes, strict=True):
+        writer.append(tokens)
+        if length is not None:
+            writer.end_document(length)

@@ -38,6 +38,7 @@ class StoreWriter:
         self.dtype = token_dtype(vocab_size)
         self.end = np.array([end], dtype=self.dtype)
         self.offsets = array("Q", [1])
+        self.in_document = 0  # tokens of a document that has not ended
         self.text_bytes = 0
 
     @property
@@ -54,11 +55,21 @@ class StoreWriter:
         Raises:
             ValueError: for an id outside of the vocabulary.
         """
+        self.append(tokens)
+        self.end_document(text_bytes)
+
+    def append(self, tokens: np.ndarray) -> None:
+        """Append a part of a document, as `write` does a whole one."""
         if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocab_size:
             raise ValueError(f"token {int(tokens.max())} is outside of the vocabulary of {self.vocab_size}")
         self.file.write(tokens.astype(self.dtype).tobytes())
+        self.in_document += tokens.size
+
+    def end_document(self, text_bytes: int) -> None:
+        """End the document whose parts have been appended; they stand for so many bytes of text."""
         self.file.write(self.end.tobytes())
-        self.offsets.append(self.offsets[-1] + tokens.size + 1)
+        self.offsets.append(self.offsets[-1] + self.in_document + 1)
+        self.in_document = 0
         self.text_bytes += text_bytes
 
     def __enter__(self) -> "StoreWriter":

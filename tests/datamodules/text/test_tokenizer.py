@@ -7,9 +7,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from datamodules.errors import DataError
+from datamodules.text.patterns import GPT2_PATTERN, PATTERN
 from datamodules.text.special_tokens import SPECIAL_TOKENS
 from datamodules.text.tokenizer import Tokenizer, cut_for_encoding
-from datamodules.text.training import GPT2_PATTERN, PATTERN, train_bpe
+from datamodules.text.training import train_bpe
 
 TEXT = "The quick brown fox jumps over the lazy dog.\n    def f(x):\n        return x == 10\n" * 20
 

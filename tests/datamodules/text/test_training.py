@@ -13,8 +13,9 @@ import pytest
 from tokenizers import Regex, pre_tokenizers
 
 from datamodules.errors import DataError
+from datamodules.text.patterns import GPT2_PATTERN, PATTERN
 from datamodules.text.special_tokens import SPECIAL_TOKENS
-from datamodules.text.training import GPT2_PATTERN, PATTERN, merges_of, sample_pieces, train_bpe
+from datamodules.text.training import merges_of, sample_pieces, train_bpe
 
 Pair = tuple[str, str]
 
