@@ -291,7 +291,7 @@ PHASES = {
     "while reading": (shards.pq.ParquetWriter, "write_batch"),
     "while training the tokenizer": (Path, "write_text"),
     "while encoding": (tokenizer_module.Tokenizer, "encode_batch"),
-    "while writing tokens": (StoreWriter, "write"),
+    "while writing tokens": (StoreWriter, "append"),
     "while syncing": (os, "fsync"),
     "while renaming": (os, "rename"),
 }

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from datamodules.corpus.curation import Curation
 from datamodules.corpus.pipeline import Pipeline
 from datamodules.corpus.planning import plan_shards
 from datamodules.corpus.readers import DocumentReader, ReadCounts
@@ -182,10 +183,14 @@ def test_ten_thousand_empty_documents_and_all_equal_ones(tmp_path: Path) -> None
     (tmp_path / "a.jsonl").write_bytes(
         lines({"text": ""}) * 10_000 + lines({"text": "the same text every time"}) * 10_000
     )
-    artefact = Pipeline([str(tmp_path / "a.jsonl")], validation_fraction=0.0).prepare(tmp_path / "c")
+    source = [str(tmp_path / "a.jsonl")]
+    with pytest.raises(DataError, match=r"duplicate removed 9,999 of 10,000 documents .* 'the same text every time'"):
+        Pipeline(source, validation_fraction=0.0).prepare(tmp_path / "c")
+    accepting = Curation(max_removed=1.0)
+    artefact = Pipeline(source, validation_fraction=0.0, curation=accepting).prepare(tmp_path / "c")
     counts = artefact.manifest["counts"]
     assert counts["read"]["records"] == counts["read"]["documents"] == 20_000
-    assert counts["dropped"] == {"empty": 10_000, "duplicate": 9_999, "in_validation": 0}
+    assert counts["dropped"] == {"empty": 10_000, "duplicate": 9_999}
     assert counts["kept"]["documents"] == 1
 
 
