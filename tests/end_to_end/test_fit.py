@@ -3,12 +3,15 @@
 import csv
 import resource
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from support.command_line import TINY, assert_one_sentence, llm, llm_until, write_texts
+
+from llm.cli import LabyrinthCLI
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +111,8 @@ def test_an_interrupted_run_resumes_to_the_same_weights(finished: Path, stop: si
     assert "Traceback" not in output
     reached = torch.load(checkpoint, weights_only=True)["global_step"]
     assert 8 <= reached < 32, "the run ended before it was interrupted"
+    if stop != signal.SIGKILL:
+        assert steps(run) == list(range(reached)), "a step that was taken is not in the checkpoint"
 
     done = llm("fit", *TINY, f"--name={name}", "--ckpt_path=last", folder=finished)
     assert done.returncode == 0, done.stderr
@@ -116,6 +121,31 @@ def test_an_interrupted_run_resumes_to_the_same_weights(finished: Path, stop: si
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     assert steps(run) == list(range(32))  # one row a step: no gap, none twice
     assert not (finished / "runs" / f"{name}-2").exists()
+
+
+class Made(LabyrinthCLI):
+    """Stops before it runs."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        self._release()
+
+
+def test_only_last_goes_on_in_the_folder_of_the_run(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(finished)
+    monkeypatch.setattr(sys, "argv", ["llm"])
+    folders = [
+        Made(["fit", *TINY, "--name=whole", f"--ckpt_path={path}"]).run_folder
+        for path in ("last", "best", "runs/whole/checkpoints/last.ckpt")
+    ]
+    assert [folder == Path("runs/whole") for folder in folders] == [True, False, False]
+
+
+def test_what_the_user_left_out_comes_from_the_checkpoint(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(finished)
+    monkeypatch.setattr(sys, "argv", ["llm"])
+    data = [flag for flag in TINY if not flag.startswith("--model.")]
+    made = Made(["validate", *data, "--model.lr=0.5", "--ckpt_path=runs/whole/checkpoints/best.ckpt"])
+    assert (made.model.config.d_model, made.model.hparams.validate_every, made.model.hparams.lr) == (32, 8, 0.5)
 
 
 def test_what_the_user_wrote_wins_over_the_checkpoint(finished: Path):
