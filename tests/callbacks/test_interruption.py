@@ -1,8 +1,10 @@
 """The first Ctrl-C ends training between two steps, the second one at once."""
 
 import contextlib
+import csv
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -10,6 +12,7 @@ import pytest
 from support.fake_data import ListDataModule, make_batch, make_module, make_trainer
 
 from callbacks import InterruptBetweenSteps
+from llm.run import MetricsFile
 
 BATCHES = [make_batch(2, 8, 16, seed) for seed in range(8)]
 
@@ -39,10 +42,11 @@ class CtrlC(L.Callback):
             signal.raise_signal(signal.SIGINT)
 
 
-def fit(*callbacks: L.Callback) -> L.Trainer:
-    trainer = make_trainer(callbacks=[InterruptBetweenSteps(), *callbacks])
+def fit(*callbacks: L.Callback, ckpt_path: Path | None = None, **settings: Any) -> L.Trainer:
+    trainer = make_trainer(callbacks=[InterruptBetweenSteps(), *callbacks], **settings)
+    data = ListDataModule(BATCHES, BATCHES[:3])
     with contextlib.suppress(SystemExit):
-        trainer.fit(make_module(validate_every=4), datamodule=ListDataModule(BATCHES, BATCHES[:3]))
+        trainer.fit(make_module(validate_every=4), datamodule=data, ckpt_path=ckpt_path)
     return trainer
 
 
@@ -56,6 +60,17 @@ def test_validation_ends_between_two_batches_and_gives_no_score():
     trainer = fit(pressed)
     assert (trainer.global_step, pressed.validated) == (4, 1)
     assert "val_bpb" not in trainer.callback_metrics
+
+
+@pytest.mark.parametrize(("times", "in_validation", "reached"), [(1, False, 3), (2, False, 2), (1, True, 4)])
+def test_a_resumed_run_logs_on_from_the_step_that_was_reached(
+    times: int, in_validation: bool, reached: int, tmp_path: Path
+):
+    fit(CtrlC(times, in_validation)).save_checkpoint(tmp_path / "last.ckpt")
+    fit(ckpt_path=tmp_path / "last.ckpt", logger=MetricsFile(str(tmp_path)), log_every_n_steps=1)
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file) if row["train_loss"]]
+    assert steps == list(range(reached, 8))
 
 
 def test_ctrl_c_is_what_it_was_after_training():

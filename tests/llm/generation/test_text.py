@@ -42,7 +42,7 @@ def test_a_token_that_ends_inside_a_character_is_kept_as_it_is():
 
 
 def test_the_end_of_the_document_ends_the_text():
-    tokenizer = ToyTokenizer(b"", b"ab", b"a", end_of_text=0)
+    tokenizer = ToyTokenizer(b"<end>", b"ab", b"a", end_of_text=0)
     assert write(tokenizer, "a") == "b"
     assert write(tokenizer, "") == ""
 
