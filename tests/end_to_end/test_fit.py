@@ -5,12 +5,15 @@ import resource
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 import pytest
 import torch
 import yaml
 from support.command_line import TINY, assert_one_sentence, llm, llm_until, write_texts
 
+from llm.checkpoint import load_model
 from llm.cli import LabyrinthCLI
 
 
@@ -65,6 +68,9 @@ def test_a_checkpoint_opens_with_primitives_only_and_carries_its_tokenizer(finis
     assert checkpoint["labyrinth"]["gpt"]["vocab_size"] == 300
     assert checkpoint["labyrinth"]["tokenizer"].startswith("{")
     assert checkpoint["global_step"] == 32
+    model, tokenizer = load_model(finished / "runs/whole/checkpoints/last.ckpt")
+    assert not model.training
+    assert tokenizer.to_str() == checkpoint["labyrinth"]["tokenizer"]
 
 
 def test_generate_from_a_copy_of_the_checkpoint_alone(finished: Path, tmp_path: Path):
@@ -127,6 +133,25 @@ def test_an_interrupted_run_resumes_to_the_same_weights(finished: Path, stop: si
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     assert steps(run) == list(range(32))  # one row a step: no gap, none twice
     assert not (finished / "runs" / f"{name}-2").exists()
+
+
+class EndedAfter11(LabyrinthCLI):
+    """Asked to end by a scheduler in step 11, between two checkpoints."""
+
+    def before_fit(self) -> None:
+        class Scheduler(L.Callback):
+            def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+                if trainer.global_step == 11:
+                    signal.raise_signal(signal.SIGTERM)
+
+        self.trainer.callbacks.append(Scheduler())
+
+
+def test_a_run_that_is_ended_saves_the_step_that_it_reached(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(finished)
+    monkeypatch.setattr(sys, "argv", ["llm"])
+    assert EndedAfter11(["fit", *TINY, "--name=ended"]).exit_code == 143
+    assert torch.load("runs/ended/checkpoints/last.ckpt", weights_only=True)["global_step"] == 11
 
 
 class Made(LabyrinthCLI):
