@@ -61,14 +61,11 @@ def test_config_names_and_run_names(tmp_path: Path):
     assert find_config(str(mine)) == mine
     shipped = str(shipped_configs()["quickstart"])
     assert resolve_config_flags(["fit", "--config", "quickstart", "--x=1"]) == ["fit", "--config", shipped, "--x=1"]
-    assert resolve_config_flags(["fit", f"--config={mine}", "-c", "quickstart"]) == [
-        "fit",
-        f"--config={mine}",
-        "-c",
-        shipped,
-    ]
+    given = ["fit", f"--config={mine}", "--config=quickstart", "-c", "quickstart"]
+    assert resolve_config_flags(given) == ["fit", f"--config={mine}", f"--config={shipped}", "-c", shipped]
     assert run_name(["fit", "--config", str(mine)]) == "mine"
     assert run_name(["fit", "--config=runs/quickstart-2/config.yaml"]) == "quickstart-2"
+    assert run_name(["fit", "--config", "base.yaml", "--config", "mine.yaml"]) == "mine"
     assert run_name(["fit"]) == "run"
 
 

@@ -30,6 +30,15 @@ def test_processes_of_one_run_share_its_folder(tmp_path: Path):
     assert reserve_run_folder(tmp_path, "a") == first
 
 
+@pytest.mark.parametrize("variable", ["RANK", "SLURM_PROCID"])
+def test_processes_that_a_launcher_started_leave_the_folder_to_the_first(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(variable, "1")
+    assert [reserve_run_folder(tmp_path, "a") for _ in range(2)] == [tmp_path / "a"] * 2
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_empty_folder_is_given_back_and_a_full_one_kept(tmp_path: Path):
     empty, full = reserve(tmp_path, "a"), reserve(tmp_path, "a")
     (full / "config.yaml").touch()
@@ -39,13 +48,17 @@ def test_an_empty_folder_is_given_back_and_a_full_one_kept(tmp_path: Path):
 
 
 def test_the_newest_checkpoint_of_the_name_is_found(tmp_path: Path):
-    for age, name in enumerate(("a", "a-2", "b")):
+    for age, name in enumerate(("a", "a-2", "ab", "b")):
         path = tmp_path / name / "checkpoints" / "last.ckpt"
         path.parent.mkdir(parents=True)
         path.touch()
         os.utime(path, (age, age))
     assert newest_checkpoint(tmp_path, "a", "last").parts[-3] == "a-2"
-    assert find_checkpoint(tmp_path / "b") == tmp_path / "b" / "checkpoints" / "last.ckpt"
+    assert find_checkpoint(tmp_path / "b") == path
+    assert find_checkpoint(path) == path
+    best = path.with_name("best.ckpt")
+    best.touch()
+    assert find_checkpoint(tmp_path / "b") == best
     with pytest.raises(UserError, match="no run called 'c'"):
         newest_checkpoint(tmp_path, "c", "last")
     with pytest.raises(UserError, match="no checkpoint at"):

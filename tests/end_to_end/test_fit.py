@@ -3,12 +3,18 @@
 import csv
 import resource
 import signal
+import sys
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 import pytest
 import torch
 import yaml
 from support.command_line import TINY, assert_one_sentence, llm, llm_until, write_texts
+
+from llm.checkpoint import load_model
+from llm.cli import LabyrinthCLI
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +68,9 @@ def test_a_checkpoint_opens_with_primitives_only_and_carries_its_tokenizer(finis
     assert checkpoint["labyrinth"]["gpt"]["vocab_size"] == 300
     assert checkpoint["labyrinth"]["tokenizer"].startswith("{")
     assert checkpoint["global_step"] == 32
+    model, tokenizer = load_model(finished / "runs/whole/checkpoints/last.ckpt")
+    assert not model.training
+    assert tokenizer.to_str() == checkpoint["labyrinth"]["tokenizer"]
 
 
 def test_generate_from_a_copy_of_the_checkpoint_alone(finished: Path, tmp_path: Path):
@@ -108,6 +117,14 @@ def test_an_interrupted_run_resumes_to_the_same_weights(finished: Path, stop: si
     assert "Traceback" not in output
     reached = torch.load(checkpoint, weights_only=True)["global_step"]
     assert 8 <= reached < 32, "the run ended before it was interrupted"
+    if stop == signal.SIGKILL:
+        # The writer may have flushed a step after the checkpoint that the run will then take again.
+        metrics = run / "metrics.csv"
+        header, *_ = written = metrics.read_text().splitlines()
+        row = dict.fromkeys(header.split(","), "") | {"step": str(reached), "train_loss": "9"}
+        metrics.write_text("\n".join([*written, ",".join(row.values())]) + "\n")
+    else:
+        assert steps(run) == list(range(reached)), "a step that was taken is not in the checkpoint"
 
     done = llm("fit", *TINY, f"--name={name}", "--ckpt_path=last", folder=finished)
     assert done.returncode == 0, done.stderr
@@ -116,6 +133,50 @@ def test_an_interrupted_run_resumes_to_the_same_weights(finished: Path, stop: si
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     assert steps(run) == list(range(32))  # one row a step: no gap, none twice
     assert not (finished / "runs" / f"{name}-2").exists()
+
+
+class EndedAfter11(LabyrinthCLI):
+    """Asked to end by a scheduler in step 11, between two checkpoints."""
+
+    def before_fit(self) -> None:
+        class Scheduler(L.Callback):
+            def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+                if trainer.global_step == 11:
+                    signal.raise_signal(signal.SIGTERM)
+
+        self.trainer.callbacks.append(Scheduler())
+
+
+def test_a_run_that_is_ended_saves_the_step_that_it_reached(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(finished)
+    monkeypatch.setattr(sys, "argv", ["llm"])
+    assert EndedAfter11(["fit", *TINY, "--name=ended"]).exit_code == 143
+    assert torch.load("runs/ended/checkpoints/last.ckpt", weights_only=True)["global_step"] == 11
+
+
+class Made(LabyrinthCLI):
+    """Stops before it runs."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        self._release()
+
+
+def test_only_last_goes_on_in_the_folder_of_the_run(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(finished)
+    monkeypatch.setattr(sys, "argv", ["llm"])
+    folders = [
+        Made(["fit", *TINY, "--name=whole", f"--ckpt_path={path}"]).run_folder
+        for path in ("last", "best", "runs/whole/checkpoints/last.ckpt")
+    ]
+    assert [folder == Path("runs/whole") for folder in folders] == [True, False, False]
+
+
+def test_what_the_user_left_out_comes_from_the_checkpoint(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(finished)
+    monkeypatch.setattr(sys, "argv", ["llm"])
+    data = [flag for flag in TINY if not flag.startswith("--model.")]
+    made = Made(["validate", *data, "--model.lr=0.5", "--ckpt_path=runs/whole/checkpoints/best.ckpt"])
+    assert (made.model.config.d_model, made.model.hparams.validate_every, made.model.hparams.lr) == (32, 8, 0.5)
 
 
 def test_what_the_user_wrote_wins_over_the_checkpoint(finished: Path):

@@ -56,8 +56,8 @@ def test_the_formula_counts_what_the_model_holds(change: dict[str, object]) -> N
 
 
 def test_flops_follow_palm() -> None:
-    config = GPTConfig(**SMALL)
-    assert config.flops_per_token() == 6 * config.n_matmul_parameters + 12 * 2 * 24 * 8
+    config = GPTConfig(**SMALL, head_dim=10)
+    assert config.flops_per_token() == 6 * config.n_matmul_parameters + 12 * 2 * 40 * 8
 
 
 @pytest.mark.parametrize("name", GPTConfig.presets())

@@ -102,7 +102,9 @@ def test_half_precision_is_kept(dtype: torch.dtype) -> None:
     torch.testing.assert_close(
         rotate_half(x.to(dtype), *angles(torch.float32)).double(), plain_rotation(x), rtol=0.02, atol=0.02
     )
-    assert rms_norm(x.to(dtype), torch.ones(6, dtype=dtype), 1e-5).dtype == dtype
+    normed = rms_norm(x.to(dtype), torch.ones(6, dtype=dtype), 0.5)
+    assert normed.dtype == dtype
+    torch.testing.assert_close(normed.double(), F.rms_norm(x, (6,), None, 0.5), rtol=0.02, atol=0.02)
 
 
 class TestLoss:

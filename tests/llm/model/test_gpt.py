@@ -134,7 +134,9 @@ def test_dropout_strikes_embedding_attention_and_both_branches() -> None:
             module.register_forward_hook(lambda m, i, o, name=name: struck.append(name))
     model(draw_tokens(1, 4))
     assert struck == ["dropout"] + ["blocks.0.dropout"] * 2 + ["blocks.1.dropout"] * 2
-    assert all(block.attention.dropout == 0.5 for block in model.blocks)
+    attention, x = model.blocks[0].attention, torch.randn(1, 8, 32)
+    assert not torch.equal(attention(x, None), attention(x, None))
+    assert torch.equal(attention.eval()(x, None), attention(x, None))
 
 
 class TestPrecision:

@@ -59,10 +59,11 @@ def test_standard_deviations_follow_gpt2() -> None:
 
 
 def test_standard_deviations_follow_the_fan_in() -> None:
-    model = GPT(GPTConfig(**SMALL))
+    model = GPT(GPTConfig(**SMALL, position="learned"))
     block, depth = model.blocks[2], math.sqrt(2 * 3)
     for module, std in [
         (model.embedding, 1.0),
+        (model.position_embedding, 1.0),
         (model.head, 1 / 128),
         (block.attention.key, 1 / math.sqrt(128)),
         (block.feedforward.gate, 1 / math.sqrt(128)),

@@ -14,7 +14,7 @@ from llm.generation import generate
 from llm.model import GPT, GPTConfig
 
 SHAPE = {"vocab_size": 101, "context_length": 64, "n_layers": 3, "d_model": 48, "n_heads": 4}
-GROUPED = {**SHAPE, "n_kv_heads": 2, "d_ff": 80, "norm_eps": 1e-6}
+GROUPED = {**SHAPE, "n_kv_heads": 2, "d_ff": 80, "norm_eps": 0.01}  # large, so that a norm without it shows
 GROUPED_IN_TRANSFORMERS = {  # the same shape in their words
     "vocab_size": 101,
     "hidden_size": 48,
@@ -23,7 +23,7 @@ GROUPED_IN_TRANSFORMERS = {  # the same shape in their words
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 64,
-    "rms_norm_eps": 1e-6,
+    "rms_norm_eps": 0.01,
 }
 LLAMA_NAMES = {
     "embed_tokens": "embedding",
@@ -106,10 +106,17 @@ def test_logits_equal_qwen3() -> None:
 
 
 def test_logits_equal_gpt2() -> None:
-    config = GPTConfig.preset("gpt2-124m", **SHAPE)
+    config = GPTConfig.preset("gpt2-124m", **SHAPE, norm_eps=0.01)
     theirs = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
-            vocab_size=101, n_positions=64, n_layer=3, n_embd=48, n_head=4, bos_token_id=0, eos_token_id=0
+            vocab_size=101,
+            n_positions=64,
+            n_layer=3,
+            n_embd=48,
+            n_head=4,
+            layer_norm_epsilon=0.01,
+            bos_token_id=0,
+            eos_token_id=0,
         )
     )
     randomise(theirs)

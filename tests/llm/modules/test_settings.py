@@ -1,0 +1,117 @@
+"""What a run is told reaches its optimizer, its schedule, its length and its starting weights."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from support.fake_data import TINY, VOCAB, ListDataModule, make_batch, make_module, make_trainer
+
+from llm.model import GPTConfig
+from llm.modules import PretrainModule
+from llm.optim import warmup_cosine, warmup_stable_decay
+
+BATCHES = [make_batch(2, 8, 16, seed) for seed in range(12)]
+
+
+def fit(module: PretrainModule, *callbacks: L.Callback, ckpt_path: Path | None = None, **settings: Any) -> L.Trainer:
+    trainer = make_trainer(**{"max_epochs": -1, "callbacks": list(callbacks), **settings})
+    trainer.fit(module, datamodule=ListDataModule(BATCHES, BATCHES[:1]), ckpt_path=ckpt_path)
+    return trainer
+
+
+class Watch(L.Callback):
+    """Notes the learning rate of each step, and the steps after which the model is validated."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+        self.validated: list[int] = []
+
+    def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: torch.optim.Optimizer) -> None:
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.validated.append(trainer.global_step)
+
+
+def test_each_role_gets_its_own_settings():
+    settings = {"optimizer": "muon", "lr": 0.02, "embedding_lr": 0.1, "head_lr": 0.2, "scalar_lr": 0.3}
+    module = make_module(max_tokens=16, warmup=0.0, weight_decay=0.5, betas=(0.7, 0.8), momentum=0.6, **settings)
+    groups = {group["role"]: group for group in fit(module).optimizers[0].param_groups}
+    assert {role: (group["method"], group["initial_lr"], group["weight_decay"]) for role, group in groups.items()} == {
+        "matrix": ("muon", 0.02, 0.5),
+        "embedding": ("adamw", 0.1, 0.0),
+        "head": ("adamw", 0.2, 0.0),
+        "scalar": ("adamw", 0.3, 0.0),
+    }
+    assert all((group["betas"], group["momentum"]) == ((0.7, 0.8), 0.6) for group in groups.values())
+
+
+@pytest.mark.parametrize(
+    ("schedule", "multiplier"),
+    [
+        ("cosine", lambda step: warmup_cosine(step, 8, warmup=0.25, min_ratio=0.2)),
+        ("wsd", lambda step: warmup_stable_decay(step, 8, warmup=0.25, decay=0.5, min_ratio=0.2)),
+    ],
+)
+def test_the_rate_follows_the_schedule(schedule: str, multiplier: Any):
+    watch = Watch()
+    fit(make_module(max_tokens=8 * 16, lr=0.5, schedule=schedule, warmup=0.25, decay=0.5, min_lr=0.2), watch)
+    assert watch.rates == pytest.approx([0.5 * multiplier(step) for step in range(8)])
+
+
+def test_a_resumed_run_steps_with_its_own_settings_and_not_with_those_of_the_checkpoint(tmp_path: Path):
+    fit(make_module(max_tokens=2 * 16)).save_checkpoint(tmp_path / "2.ckpt")
+    resumed = make_module(max_tokens=4 * 16, lr=0.5, weight_decay=0.25, betas=(0.7, 0.8))
+    watch = Watch()
+    (optimizer,) = fit(resumed, watch, ckpt_path=tmp_path / "2.ckpt").optimizers
+    assert [group["betas"] for group in optimizer.param_groups] == [(0.7, 0.8)] * 4
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.25, 0.0, 0.0, 0.0]
+    assert watch.rates == pytest.approx([0.5 * warmup_cosine(step, 4, warmup=0.0, min_ratio=0.1) for step in (2, 3)])
+
+
+@pytest.mark.parametrize(("max_tokens", "steps"), [(3 * 16, 3), (3 * 16 + 1, 4)])
+def test_a_budget_is_rounded_up_to_whole_steps(max_tokens: int, steps: int):
+    assert fit(make_module(max_tokens=max_tokens)).global_step == steps
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_validation_comes_every_so_many_optimizer_steps_and_at_the_end(accumulate: int):
+    watch = Watch()
+    fit(make_module(max_tokens=5 * 16, validate_every=2), watch, accumulate_grad_batches=accumulate)
+    assert watch.validated == [2, 4, 5]
+
+
+def test_scores_of_one_validation_do_not_count_in_the_next():
+    module = make_module(max_tokens=4 * 16, validate_every=2, lr=0.1)
+    last = fit(module).callback_metrics
+    (alone,) = make_trainer().validate(module, datamodule=ListDataModule([], BATCHES[:1]), verbose=False)
+    assert float(last["val_loss"]) == pytest.approx(alone["val_loss"])
+
+
+def test_the_starting_weights_follow_from_the_seed_of_the_run_alone():
+    def drawn(seed: int, numbers: int) -> torch.Tensor:
+        L.seed_everything(seed, verbose=False)
+        torch.rand(numbers)
+        module = make_module()
+        module.configure_model()
+        return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+
+    assert torch.equal(drawn(1, numbers=0), drawn(1, numbers=5))
+    assert not torch.equal(drawn(1, numbers=0), drawn(2, numbers=0))
+
+
+def test_a_short_context_costs_the_operations_of_a_model_with_that_context():
+    module = make_module(short_context=4, short_share=0.5, max_tokens=4 * 16)
+    costs: list[float] = []
+
+    class Costs(L.Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            costs.append(module.flops_per_token)
+
+    fit(module, Costs())
+    short, whole = (
+        GPTConfig.preset("tiny", **TINY, vocab_size=VOCAB, context_length=length).flops_per_token() for length in (4, 8)
+    )
+    assert costs == [short, short, whole, whole]
