@@ -135,3 +135,21 @@ def test_settings_out_of_range_are_the_users_error() -> None:
     minhash = MinHash()
     minhash.sketch(strings(["one " * 20]))
     assert pickle.loads(pickle.dumps(minhash)) == MinHash()
+
+
+def test_empty_bins_are_filled_by_the_stated_rule_and_full_ones_stay() -> None:
+    """Optimal densification in plain loops; from one full bin of 112 to all."""
+    rng = np.random.default_rng(0)
+    minhash, empty = MinHash(), 2**32 - 1
+    values = rng.integers(0, empty, (112, minhash.joined), dtype=np.uint32)
+    for row, full in enumerate(range(1, 113)):
+        values[row, rng.permutation(minhash.joined)[full:]] = empty
+    expected = values.copy()
+    for row, place in zip(*np.nonzero(values == empty), strict=True):
+        expected[row, place] = next(
+            values[row, other] for other in minhash._shuffles[place] if values[row, other] != empty
+        )
+    minhash._fill(values)
+    assert np.array_equal(values, expected)
+    assert (np.sort(minhash._shuffles, axis=1) == np.arange(minhash.joined)).all()
+    assert len(np.unique(minhash._shuffles, axis=0)) == minhash.joined
