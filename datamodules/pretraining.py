@@ -36,7 +36,7 @@ class PretrainDataModule(pl.LightningDataModule):
     Args:
         sources: `stdlib` (the running Python's own library), files, folders, globs, `hf:owner/name[/config][:split]`.
         validation_sources: texts for validation alone; then all of `sources` is for training.
-        text_field: the field of a row that is the document (jsonl, csv, tsv, parquet, data sets).
+        text_field: the field of a row that is the document (jsonl, csv, tsv, parquet, arrow, data sets); `a.b` nests.
         validation_fraction: share of the text that is kept for validation; 0 for none.
         encoding_errors: `replace` invalid UTF-8 by U+FFFD and count it, or be `strict` and stop there.
         max_bad_fraction: share of rows of one file that may be unusable before it is an error.
