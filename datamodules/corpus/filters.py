@@ -84,8 +84,9 @@ class GopherQuality(Filter):
 
     Words are what stands between white space. datatrove splits punctuation off with spaCy: "end." is two words there,
     of which one has no letter. So its rule on words with a letter also drops prose with much punctuation (9 % of the
-    documents of benchmarks/corpus_filters.py, most of them with quoted speech), and it finds stop words before a comma; its
-    count of words leaves out those of punctuation alone, ours does not. Lines are those with a word, theirs all.
+    documents of benchmarks/corpus_filters.py, most of them with quoted speech), and it finds stop words before a
+    comma; its count of words leaves out those of punctuation alone, ours does not. Lines are those with a word, theirs
+    all.
     `min_letter_words` and `min_stop_words` suit English; the word lengths suit languages with spaces between words.
     """
 
