@@ -88,8 +88,9 @@ class GopherQuality(Filter):
 
     Words are what stands between white space. datatrove splits punctuation off with spaCy: "end." is two words there,
     of which one has no letter. So its rule on words with a letter also drops prose with much punctuation (9 % of the
-    documents of benchmarks/corpus_filters.py, most of them dialogue), and it finds stop words before a comma; its
-    count of words leaves out those of punctuation alone, ours does not. Lines are those with a word, theirs all.
+    documents of benchmarks/corpus_filters.py, most of them with quoted speech), and it finds stop words before a
+    comma; its count of words leaves out those of punctuation alone, ours does not. Lines are those with a word, theirs
+    all.
     `min_letter_words` and `min_stop_words` suit English; the word lengths suit languages with spaces between words.
     """
 
@@ -189,7 +190,7 @@ class FineWeb(Filter):
     """FineWeb's own rules (Penedo et al. 2024, "The FineWeb Datasets", section 3.6; defaults of its published code).
 
     The paper's text has 0.1 for characters in repeated lines where the code has 0.01, and does not mention newlines.
-    White space at the end of a line is not looked at, so that "end. " ends a sentence; in their code it does not.
+    White space at the end of a line is not looked at: "end. " ends a sentence, in the published code it does not.
     That a line of 30 characters is short belongs to the feature, and is no setting.
     """
 
