@@ -36,7 +36,8 @@ def draw_curve(points: list[tuple[float, float]], width: int = 64, height: int =
         for dot in range(min(row, previous), max(row, previous) + 1) if previous is not None else [row]:
             cells[dot // 4][column // 2] |= _DOTS[column % 2][dot % 4]
         previous = row
-    labels = [f"{high:.2f}"] + [""] * (height - 2) + [f"{low:.2f}"]
+    labels = [""] * height
+    labels[-1], labels[0] = f"{low:.2f}", f"{high:.2f}"
     margin = max(map(len, labels))
     lines = [
         f"{label:>{margin}} │" + "".join(chr(0x2800 + cell) for cell in line)

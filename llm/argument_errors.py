@@ -44,13 +44,18 @@ def explain(message: str, known: Iterable[str]) -> str:
 
 def _nearest_key(word: str, known: set[str]) -> str:
     """The option whose last part is nearest to that of `word`, as in --model.lrr."""
-    by_end = {option.rpartition(".")[2]: option for option in known}
+    by_end = {option.lstrip("-").rpartition(".")[2]: option for option in sorted(known)}
     return nearest(word.rpartition(".")[2], by_end)
 
 
 def parameter_names(classes: Iterable[type]) -> set[str]:
-    """The names of the classes and of their constructors' parameters."""
+    """The names of the classes and of their constructors' parameters, those that go on to a base class too."""
     names: set[str] = set()
     for cls in classes:
-        names |= {cls.__name__, *inspect.signature(cls).parameters}
+        names.add(cls.__name__)
+        for base in inspect.getmro(cls):
+            parameters = inspect.signature(base).parameters.values()
+            names |= {parameter.name for parameter in parameters if parameter.kind != parameter.VAR_KEYWORD}
+            if all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters):
+                break
     return names

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def newest_checkpoint(runs: str | Path, name: str, which: str) -> Path:
     found = [
         path
         for path in Path(runs).glob(f"*/checkpoints/{which}.ckpt")
-        if path.parts[-3] == name or path.parts[-3].rpartition("-")[0] == name
+        if re.fullmatch(rf"{re.escape(name)}(-\d+)?", path.parts[-3])
     ]
     if not found:
         raise UserError(

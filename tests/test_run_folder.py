@@ -48,7 +48,7 @@ def test_an_empty_folder_is_given_back_and_a_full_one_kept(tmp_path: Path):
 
 
 def test_the_newest_checkpoint_of_the_name_is_found(tmp_path: Path):
-    for age, name in enumerate(("a", "a-2", "ab", "b")):
+    for age, name in enumerate(("a", "a-2", "ab", "a-large", "a-2b", "b")):
         path = tmp_path / name / "checkpoints" / "last.ckpt"
         path.parent.mkdir(parents=True)
         path.touch()

@@ -18,13 +18,16 @@ def stream_text(tokenizer: Decoder, ids: Iterable[int]) -> Iterator[str]:
     tokens that complete it have come, or no more do. The pieces joined are the text of all `ids` decoded at once.
     """
     pending: list[int] = []
+    shown = 0  # characters of `pending` that were yielded
     for token in ids:
         pending.append(token)
         text = tokenizer.decode(pending)
-        # A character has at most four bytes; a longer wait is for one that never comes.
-        if text.endswith("\N{REPLACEMENT CHARACTER}") and len(pending) < 4:
-            continue
-        yield text
-        pending = []
+        # Bytes at the end that only begin a character are decoded as one U+FFFD; all before it stays as it is.
+        whole = text.removesuffix("\N{REPLACEMENT CHARACTER}")
+        if len(whole) > shown:
+            yield whole[shown:]
+            shown = len(whole)
+        if whole == text:
+            pending, shown = [], 0
     if pending:
-        yield tokenizer.decode(pending)
+        yield tokenizer.decode(pending)[shown:]

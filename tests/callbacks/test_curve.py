@@ -48,3 +48,7 @@ def test_a_running_mean_keeps_the_ends_and_straight_lines():
     assert running_mean(line, 3) == line
     assert running_mean([(0, 0.0), (1, 3.0), (2, 0.0)], 1) == [(0, 0.0), (1, 1.0), (2, 0.0)]
     assert running_mean(line, 0) == line
+
+
+def test_a_curve_of_one_line():
+    assert draw_curve([(0, 1), (1, 2)], height=1).splitlines()[0].startswith("2.00 │")

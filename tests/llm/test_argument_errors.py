@@ -2,9 +2,10 @@
 
 import pytest
 
-from llm.argument_errors import explain
+from llm.argument_errors import explain, parameter_names
+from llm.modules import PretrainModule
 
-KNOWN = ["--trainer.precision", "--config", "lr", "validate_every"]
+KNOWN = ["--trainer.precision", "--config", "--lrs", "lr", "validate_every"]
 
 
 @pytest.mark.parametrize(
@@ -21,3 +22,7 @@ KNOWN = ["--trainer.precision", "--config", "lr", "validate_every"]
 )
 def test_an_unknown_option_names_the_nearest(message: str, sentence: str):
     assert explain(message, KNOWN) == sentence
+
+
+def test_parameters_of_a_base_class_are_known():
+    assert {"PretrainModule", "short_share", "max_tokens", "lr"} <= parameter_names([PretrainModule])

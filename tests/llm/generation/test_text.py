@@ -59,9 +59,16 @@ class Bytes:
     [
         ("aé€🙂b".encode(), ["a", "é", "€", "🙂", "b"]),
         ("a€".encode()[:-1], ["a", "\N{REPLACEMENT CHARACTER}"]),
-        (b"\xff\xff\xff\xffab", ["\N{REPLACEMENT CHARACTER}" * 4, "a", "b"]),
+        (b"\xff\xffab", ["\N{REPLACEMENT CHARACTER}", "\N{REPLACEMENT CHARACTER}a", "b"]),
         (b"", []),
     ],
 )
 def test_characters_come_whole_and_broken_ones_hold_up_nothing(content: bytes, pieces: list[str]):
     assert list(stream_text(Bytes(), content)) == pieces
+
+
+def test_a_token_may_end_one_character_and_begin_the_next():
+    tokens = [b"\xe2", b"\x82", b"\xac\xe2", b"\xac"]
+    toy = ToyTokenizer(*tokens, end_of_text=0)
+    assert list(stream_text(toy, [0, 1, 2, 1, 3])) == ["€", "€"]
+    assert "".join(stream_text(toy, [0, 1, 2, 1, 2, 1])) == toy.decode([0, 1, 2, 1, 2, 1])
