@@ -256,13 +256,20 @@ def _lock(cache_dir: Path, name: str, *, wait: bool) -> Iterator[None]:
                 log.debug("no lock on %s: %s", path, error)
                 yield
                 return
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), path.stat()):
-                    try:
-                        yield
-                    finally:
-                        path.unlink(missing_ok=True)
-                    return
+            if _is_still(path, descriptor):
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                return
             # its holder removed the file between our open and our lock: that lock guards nothing, so take a new one
         finally:
             os.close(descriptor)
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Whether a path is still the file that was opened."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

@@ -117,18 +117,17 @@ def gather(shards: Sequence[Path], sides: Sequence[bool]) -> Documents:
     starts = [0]
     for path, side in zip(shards, sides, strict=True):
         count = 0
-        if path.exists():
-            with pq.ParquetFile(path) as file:
-                columns = [c for c in ("id", "cluster", "size", "source", "language") if c in file.schema_arrow.names]
-                for group in range(file.num_row_groups):
-                    for batch in file.read_row_group(group, columns=columns).to_batches():
-                        count += len(batch)
-                        ids.append(id_columns(batch.column("id")))
-                        contents.append(hash_columns(batch.column("cluster")))
-                        sizes.append(np.asarray(batch.column("size")))
-                        sources.append(_codes(batch.column("source"), names["source"]))
-                        if "language" in columns:
-                            languages.append(_codes(batch.column("language"), names["language"]))
+        with pq.ParquetFile(path) as file:
+            columns = [c for c in ("id", "cluster", "size", "source", "language") if c in file.schema_arrow.names]
+            for group in range(file.num_row_groups):
+                for batch in file.read_row_group(group, columns=columns).to_batches():
+                    count += len(batch)
+                    ids.append(id_columns(batch.column("id")))
+                    contents.append(hash_columns(batch.column("cluster")))
+                    sizes.append(np.asarray(batch.column("size")))
+                    sources.append(_codes(batch.column("source"), names["source"]))
+                    if "language" in columns:
+                        languages.append(_codes(batch.column("language"), names["language"]))
         starts.append(starts[-1] + count)
         flags.append(np.full(count, side))
     pairs, numbers = np.zeros((0, 2), dtype=np.uint64), np.zeros(0, dtype=np.int64)

@@ -63,7 +63,7 @@ def judge(
     if documents.sides.any():
         drop_what_validation_has(documents)
     if matches:
-        parts = [pq.read_table(path, columns=["contaminated"]) for path in matches if path.exists()]
+        parts = [pq.read_table(path, columns=["contaminated"]) for path in matches]
         documents.drop("contaminated", np.concatenate([part.column(0).to_numpy() for part in parts]))
     told = split(documents, validation_fraction)
     return {"split": told, "epochs": weigh(documents, curation.weights)}
@@ -73,8 +73,7 @@ def _drop_failed(documents: Documents, quality: Filter, features: Sequence[Path]
     """Drop what fails a filter, each document for the first rule that it fails."""
     reasons: list[str | None] = []
     for path in features:
-        if path.exists():
-            reasons += quality.failed(pq.read_table(path, columns=list(quality.needs))).to_pylist()
+        reasons += quality.failed(pq.read_table(path, columns=list(quality.needs))).to_pylist()
     failed = np.array([reason or "" for reason in reasons], dtype=str)
     for rule in quality.reasons():
         documents.drop(rule, failed == rule)

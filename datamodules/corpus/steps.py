@@ -97,20 +97,19 @@ class Read:
 
     def __call__(self, folder: Path) -> dict[str, Any]:
         reader: Any = self.batches()
-        writer = None
-        for batch in reader:
-            for stage in (*self.stages, ClusterByContent()):
-                batch = stage.apply(batch)
-            text = batch.column("text")
-            blank = pc.equal(pc.binary_length(pc.utf8_trim_whitespace(text)), 0)
-            size = np.where(np.asarray(blank), 0, np.asarray(pc.binary_length(text))).astype(np.int64)
-            batch = batch.append_column(SIZE, pa.array(size))
-            if writer is None:
-                writer = pq.ParquetWriter(folder / DOCUMENTS_FILE, batch.schema, compression="zstd")
-            writer.write_batch(batch)
-        if writer is not None:
-            writer.close()
+        first = self._cleaned(pa.RecordBatch.from_pylist([], DOCUMENTS))
+        with pq.ParquetWriter(folder / DOCUMENTS_FILE, first.schema, compression="zstd") as writer:
+            for batch in reader:
+                writer.write_batch(self._cleaned(batch))
         return reader.counts.to_dict()
+
+    def _cleaned(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        for stage in (*self.stages, ClusterByContent()):
+            batch = stage.apply(batch)
+        text = batch.column("text")
+        blank = pc.equal(pc.binary_length(pc.utf8_trim_whitespace(text)), 0)
+        size = np.where(np.asarray(blank), 0, np.asarray(pc.binary_length(text))).astype(np.int64)
+        return batch.append_column(SIZE, pa.array(size))
 
 
 @dataclass(frozen=True)
@@ -121,18 +120,19 @@ class Measure:
     stage: Stage
 
     def __call__(self, folder: Path) -> dict[str, Any]:
-        writer, total = None, {"documents": 0, "bytes": 0}
-        for batch in read_batches([self.documents]):
-            measured = self.stage.apply(batch)
-            added = measured.select([name for name in measured.schema.names if name not in batch.schema.names])
-            if writer is None:
-                writer = pq.ParquetWriter(folder / FEATURES_FILE, added.schema, compression="zstd")
-            writer.write_batch(added)
-            total["documents"] += len(batch)
-            total["bytes"] += pc.sum(batch.column("size")).as_py() or 0
-        if writer is not None:
-            writer.close()
+        total = {"documents": 0, "bytes": 0}
+        with pq.ParquetFile(self.documents) as file:
+            empty = pa.RecordBatch.from_pylist([], file.schema_arrow)
+        with pq.ParquetWriter(folder / FEATURES_FILE, self._added(empty).schema, compression="zstd") as writer:
+            for batch in read_batches([self.documents]):
+                writer.write_batch(self._added(batch))
+                total["documents"] += len(batch)
+                total["bytes"] += pc.sum(batch.column("size")).as_py()
         return total
+
+    def _added(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        measured = self.stage.apply(batch)
+        return measured.select([name for name in measured.schema.names if name not in batch.schema.names])
 
 
 @dataclass(frozen=True)

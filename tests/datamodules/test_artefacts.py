@@ -171,3 +171,9 @@ def test_what_another_process_is_making_is_not_tidied_up(
     make(RECIPE, tmp_path / "cache", build)
     assert other.communicate(timeout=30)[0].strip() == "False"
     assert find(Recipe("thing", 1, {"size": 4}, {"a.txt": "11"}), tmp_path / "cache")
+
+
+def test_what_the_making_cannot_find_is_not_hidden(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="absent"):
+        make(RECIPE, tmp_path, lambda folder: {"size": len((folder / "absent").read_bytes())})
+    assert not list(tmp_path.iterdir())
