@@ -32,8 +32,8 @@ class Engine:
     Args:
         kind: `local`, or `ray` for the cluster that `RAY_ADDRESS` names (or one started on this machine). All nodes
             of a cluster must see the inputs and the cache folder under the same paths.
-        workers: tasks at once; None is one a core (local) or one a core of the cluster (ray). With one, everything is
-            done in this process.
+        workers: tasks at once on this machine; None is one a core. With one, everything is done in this process. A
+            cluster does one a core.
 
     Raises:
         DataError: what a task raised as such, or that workers died again and again.
@@ -75,13 +75,18 @@ class Engine:
         import daft.pickle
 
         self._choose_runner(daft)
-        limit = None if self.kind == "ray" and self.workers is None else workers
-
-        worker: Any = daft.cls(_Worker, use_process=True, max_concurrency=limit)
-        frame = daft.from_pydict(
-            {"number": list(tasks), "task": [daft.pickle.dumps(task) for task in tasks.values()]}
-        ).into_batches(1)
-        rows = frame.select(worker().do(daft.col("number"), daft.col("task")).alias("done"))
+        packed = {"number": list(tasks), "task": [daft.pickle.dumps(task) for task in tasks.values()]}
+        frame = daft.from_pydict(packed)
+        call: Any
+        if self.kind == "local":
+            frame = frame.into_batches(1)
+            call = daft.cls(_Worker, use_process=True, max_concurrency=workers)().do
+        else:
+            # Processes that Daft reserves for a step would be waited for when their node is gone; single tasks go on
+            # wherever there is room.
+            frame = frame.into_partitions(len(tasks))
+            call = daft.func(_do)
+        rows = frame.select(call(daft.col("number"), daft.col("task")).alias("done"))
         for row in rows.iter_rows(results_buffer_size=1):
             done = json.loads(row["done"])
             if "refused" in done:
@@ -106,19 +111,24 @@ class Engine:
         daft.set_runner_ray(noop_if_initialized=True)
 
 
+def _do(number: int, task: bytes) -> str:
+    """In a worker: JSON of the task's number and what it returned, or what went wrong, for the user or to be mended."""
+    import daft.pickle
+
+    try:
+        return json.dumps({"number": number, "result": daft.pickle.loads(task)()})
+    except DataError as error:
+        return json.dumps({"number": number, "refused": str(error)})
+    except Exception:
+        return json.dumps({"number": number, "failed": traceback.format_exc()})
+
+
 class _Worker:
     """A process that does tasks, one after the other."""
 
     def do(self, number: int, task: bytes) -> str:
-        """JSON of the task's number and what it returned, or what went wrong: for the user, or with its traceback."""
-        import daft.pickle
-
-        try:
-            return json.dumps({"number": number, "result": daft.pickle.loads(task)()})
-        except DataError as error:
-            return json.dumps({"number": number, "refused": str(error)})
-        except Exception:
-            return json.dumps({"number": number, "failed": traceback.format_exc()})
+        """See `_do`."""
+        return _do(number, task)
 
 
 def available_cores() -> int:
