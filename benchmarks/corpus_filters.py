@@ -26,9 +26,9 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from datamodules.corpus.c4_lines import C4Lines
-from datamodules.corpus.features import Features
-from datamodules.corpus.filters import C4, FineWeb, GopherQuality, GopherRepetition
+from datamodules.corpus.quality.c4_lines import C4Lines
+from datamodules.corpus.quality.features import Features
+from datamodules.corpus.quality.filters import C4, FineWeb, GopherQuality, GopherRepetition
 
 ROOT = Path(__file__).resolve().parents[1]
 PEER_SCRIPT = Path(__file__).with_name("corpus_filters_peer.py")

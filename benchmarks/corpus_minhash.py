@@ -52,7 +52,7 @@ work()
 }
 OURS = """
 import pyarrow as pa
-from datamodules.corpus.minhash import MinHash
+from datamodules.corpus.duplicates.minhash import MinHash
 batch = pa.RecordBatch.from_pydict({"text": pa.array(texts, pa.string())})
 minhash = MinHash()
 work = lambda: minhash.apply(batch)

@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy.sparse import csr_array
 
-from datamodules.corpus.minhash import MinHash
-from datamodules.corpus.near import near_duplicates
+from datamodules.corpus.duplicates.minhash import MinHash
+from datamodules.corpus.duplicates.near import near_duplicates
 
 WORD = re.compile(r"[^\W_]+")
 TRUE = 0.8

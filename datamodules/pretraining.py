@@ -15,7 +15,7 @@ from datamodules import progress
 from datamodules.corpus.curation import Curation
 from datamodules.corpus.engine import Engine
 from datamodules.corpus.pipeline import Pipeline
-from datamodules.corpus.readers import EncodingErrors
+from datamodules.corpus.reading.readers import EncodingErrors
 from datamodules.errors import DataError
 from datamodules.preparation import Preparation, Prepared
 from datamodules.text.tokenizer import Tokenizer

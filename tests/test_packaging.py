@@ -48,10 +48,9 @@ def test_configs_are_found_by_name_from_an_installed_wheel(tmp_path: Path):
     assert {
         path.relative_to(site / "llm" / "configs") for path in (site / "llm" / "configs").rglob("*.yaml")
     } == shipped
-    for name in ("report_template.html", "report_filter.js"):
-        assert (site / "datamodules" / "corpus" / name).read_bytes() == (
-            ROOT / "datamodules" / "corpus" / name
-        ).read_bytes()
+    for name in ("template.html", "filter.js"):
+        within = Path("datamodules", "corpus", "reporting", name)
+        assert (site / within).read_bytes() == (ROOT / within).read_bytes()
 
 
 def test_config_names_and_run_names(tmp_path: Path):

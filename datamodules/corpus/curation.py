@@ -6,19 +6,19 @@ from typing import Any
 
 import xxhash
 
-from datamodules.corpus.benchmarks import load_benchmark
-from datamodules.corpus.c4_lines import C4Lines
-from datamodules.corpus.cleaning import Cleaning
-from datamodules.corpus.decontamination import Action
-from datamodules.corpus.filters import Filter, build_filters
-from datamodules.corpus.language import Language
-from datamodules.corpus.lines import Unit
-from datamodules.corpus.matching import MatchBenchmarks
-from datamodules.corpus.minhash import MinHash
-from datamodules.corpus.pii import PII, Kind
-from datamodules.corpus.repair import Repair
+from datamodules.corpus.cleaning.language import Language
+from datamodules.corpus.cleaning.pii import PII, Kind
+from datamodules.corpus.cleaning.repair import Repair
+from datamodules.corpus.cleaning.unicode import Cleaning
+from datamodules.corpus.cleaning.whitespace import Whitespace
+from datamodules.corpus.decontamination.benchmarks import load_benchmark
+from datamodules.corpus.decontamination.matching import MatchBenchmarks
+from datamodules.corpus.decontamination.overlap import Action
+from datamodules.corpus.duplicates.lines import Unit
+from datamodules.corpus.duplicates.minhash import MinHash
+from datamodules.corpus.quality.c4_lines import C4Lines
+from datamodules.corpus.quality.filters import Filter, build_filters
 from datamodules.corpus.steps import Stage
-from datamodules.corpus.whitespace import Whitespace
 from datamodules.errors import DataError
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datamodules.corpus.dedup import contained, hash_columns, id_columns, survivors
+from datamodules.corpus.duplicates.exact import contained, hash_columns, id_columns, survivors
 from datamodules.corpus.split import in_validation, is_near
 from datamodules.errors import DataError
 

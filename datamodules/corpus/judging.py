@@ -16,9 +16,9 @@ from datamodules.corpus.decisions import (
     drop_what_validation_has,
     split,
 )
-from datamodules.corpus.filters import Filter
+from datamodules.corpus.duplicates.near import CLUSTER_AT, NO_EDGES, Edges, candidate_edges, clusters, survivors
 from datamodules.corpus.mixture import weigh
-from datamodules.corpus.near import CLUSTER_AT, NO_EDGES, Edges, candidate_edges, clusters, survivors
+from datamodules.corpus.quality.filters import Filter
 from datamodules.corpus.steps import KEYS_FILE, SIGNATURES_FILE
 
 log = logging.getLogger(__name__)

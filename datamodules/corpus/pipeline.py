@@ -16,11 +16,11 @@ from datamodules.artefacts import Artefact, Recipe, make
 from datamodules.corpus.curation import Curation, identity
 from datamodules.corpus.decisions import TRAIN, VALIDATION
 from datamodules.corpus.engine import Engine
-from datamodules.corpus.planning import Shard, plan_shards
-from datamodules.corpus.readers import EncodingErrors
-from datamodules.corpus.report import write_report
+from datamodules.corpus.reading.planning import Shard, plan_shards
+from datamodules.corpus.reading.readers import EncodingErrors
+from datamodules.corpus.reading.sources import Input, digest, resolve
+from datamodules.corpus.reporting.report import write_report
 from datamodules.corpus.run import Run
-from datamodules.corpus.sources import Input, digest, resolve
 from datamodules.corpus.steps import Stage
 from datamodules.digests import FileDigests
 from datamodules.errors import DataError

@@ -15,16 +15,19 @@ import pyarrow.parquet as pq
 import xxhash
 
 from datamodules.artefacts import Artefact, Recipe, make
-from datamodules.corpus import decontamination, features, minhash, summary
 from datamodules.corpus.curation import Curation, identity
 from datamodules.corpus.decisions import TRAIN, VALIDATION, Documents, gather
+from datamodules.corpus.decontamination import overlap as decontamination
+from datamodules.corpus.duplicates import minhash
+from datamodules.corpus.duplicates.lines import frequent_lines, merge_counts
 from datamodules.corpus.engine import Engine
-from datamodules.corpus.features import Features
 from datamodules.corpus.judging import judge
-from datamodules.corpus.lines import frequent_lines, merge_counts
-from datamodules.corpus.planning import Shard
 from datamodules.corpus.progress import StepProgress
-from datamodules.corpus.readers import DocumentReader
+from datamodules.corpus.quality import features
+from datamodules.corpus.quality.features import Features
+from datamodules.corpus.reading.planning import Shard
+from datamodules.corpus.reading.readers import DocumentReader
+from datamodules.corpus.reporting import summary
 from datamodules.corpus.steps import (
     DECISIONS_FILE,
     DOCUMENTS_FILE,

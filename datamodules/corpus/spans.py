@@ -1,15 +1,29 @@
-"""Spans of bytes in the text of a batch: where they lie, what they trim to, and the text without them."""
+"""The bytes of the texts of a batch, spans of them, and the texts without these."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 
-from datamodules.corpus.cleaning import NEWLINE, text_array, text_bytes
-
+NEWLINE = 0x0A
 BLANK = np.zeros(256, dtype=bool)
 BLANK[[0x09, 0x0A, 0x0D, 0x20]] = True
 NEAR = 8  # bytes; so few blanks at the end of a span are passed one by one
+
+
+def text_bytes(text: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
+    """The UTF-8 bytes (uint8) of n strings without nulls, and their n + 1 offsets (int64); the bytes are not copied."""
+    _, offsets_buffer, data_buffer = text.buffers()
+    offsets = np.frombuffer(offsets_buffer, dtype=np.int32)[text.offset : text.offset + len(text) + 1].astype(np.int64)
+    data = np.frombuffer(data_buffer, dtype=np.uint8) if data_buffer is not None else np.zeros(0, dtype=np.uint8)
+    return data[offsets[0] : offsets[-1]], offsets - offsets[0]
+
+
+def text_array(data: np.ndarray, offsets: np.ndarray) -> pa.StringArray:
+    """n strings from their UTF-8 bytes (uint8) and n + 1 offsets; what `text_bytes` takes apart."""
+    return pa.StringArray.from_buffers(
+        len(offsets) - 1, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(data.tobytes())
+    )
 
 
 def documents_of(offsets: np.ndarray, positions: np.ndarray) -> np.ndarray:

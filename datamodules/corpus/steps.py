@@ -20,10 +20,18 @@ import xxhash
 
 from datamodules.artefacts import Artefact, Recipe, find, make, remove_stale, why
 from datamodules.corpus.decisions import DROP, TO_BOTH, TO_TRAIN, TO_VALIDATION, TRAIN, VALIDATION
-from datamodules.corpus.dedup import ClusterByContent
+from datamodules.corpus.duplicates.exact import ClusterByContent
+from datamodules.corpus.duplicates.lines import (
+    DropLines,
+    LineCounts,
+    Unit,
+    count_lines,
+    id_hashes,
+    line_hashes,
+    merge_counts,
+)
+from datamodules.corpus.duplicates.minhash import MinHash
 from datamodules.corpus.engine import Engine
-from datamodules.corpus.lines import DropLines, LineCounts, Unit, count_lines, id_hashes, line_hashes, merge_counts
-from datamodules.corpus.minhash import MinHash
 from datamodules.corpus.shards import DOCUMENTS, ShardWriter, read_batches
 from datamodules.corpus.split import cut_tail
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from datamodules.corpus.cleaning import text_bytes
+from datamodules.corpus.spans import text_bytes
 
 LOAD = 8  # bytes that one step of the hash takes in
 BLOCK = 1 << 15  # words or n-grams that are worked on at a time: their columns fit into the processor's cache

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from datamodules.corpus.sources import Input, file_format
+from datamodules.corpus.reading.sources import Input, file_format
 
 SENTENCE = "the cat sat on a mat while every old dog ran past seven green doors and found no bone under them"
 WORDS = SENTENCE.split()

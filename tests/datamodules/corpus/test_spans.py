@@ -3,8 +3,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.corpus.cleaning import text_bytes
-from datamodules.corpus.spans import documents_of, remove_spans, replace_spans, trim_spans
+from datamodules.corpus.spans import documents_of, remove_spans, replace_spans, text_bytes, trim_spans
 
 TEXTS = st.lists(st.text(st.sampled_from("ab \n\t"), max_size=12), max_size=6)
 

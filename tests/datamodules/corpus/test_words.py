@@ -7,7 +7,7 @@ import pyarrow as pa
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from datamodules.corpus.cleaning import text_bytes
+from datamodules.corpus.spans import text_bytes
 from datamodules.corpus.words import LONG_WORD, hash_spans, ngrams, split_words
 
 # What the vectorised code has cases for: case, accents, scripts without spaces, quotes, wide and odd punctuation, and

@@ -1,0 +1,62 @@
+"""The language of each document, told from its beginning."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from datamodules.corpus.spans import character_starts, text_array, text_bytes
+from datamodules.errors import DataError
+
+LANGUAGE = pa.field("language", pa.string())
+LANGUAGE_SCORE = pa.field("language_score", pa.float32())
+UNDETERMINED = "und"  # ISO 639-2
+
+
+@dataclass(frozen=True)
+class Language:
+    """Adds `language` (ISO 639-1, or "und" where the beginning has no letter) and `language_score`; extra `[lang]`.
+
+    Naive Bayes over byte n-grams (Lui and Baldwin 2012, "langid.py"), by py3langid, on the first `first_bytes` of the
+    text, cut between two characters. The score is the probability among all languages of the model, 0 for "und".
+    The model is loaded once per process. A loop over the documents, as the model reads one text at a time.
+    """
+
+    first_bytes: int = 1024
+    column: str = "text"
+
+    def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        heads = first_part(batch.column(self.column), self.first_bytes)
+        written = np.asarray(pc.match_substring_regex(heads, r"\p{L}"))
+        model = _model()
+        answers = [
+            model.classify(head) if letters else (UNDETERMINED, 0.0)
+            for head, letters in zip(heads.to_pylist(), written.tolist(), strict=True)
+        ]
+        languages = pa.array([language for language, _ in answers], LANGUAGE.type)
+        scores = pa.array([score for _, score in answers], LANGUAGE_SCORE.type)
+        return batch.append_column(LANGUAGE, languages).append_column(LANGUAGE_SCORE, scores)
+
+
+def first_part(text: pa.StringArray, size: int) -> pa.StringArray:
+    """At most `size` bytes of the beginning of each text, whole characters only."""
+    data, offsets = text_bytes(text)
+    starts = offsets[:-1]
+    ends = character_starts(data, np.minimum(offsets[1:], starts + size))
+    lengths = ends - starts
+    heads = np.concatenate(([0], np.cumsum(lengths)))
+    return text_array(data[np.repeat(starts - heads[:-1], lengths) + np.arange(heads[-1])], heads)
+
+
+@cache
+def _model() -> Any:
+    try:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    except ImportError:
+        raise DataError(
+            "telling languages needs py3langid; pip install 'labyrinth-llm[lang]', or leave it out"
+        ) from None
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

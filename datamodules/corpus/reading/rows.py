@@ -1,0 +1,87 @@
+"""Rows of text: JSON lines, and tables with a header (csv, tsv)."""
+
+import csv
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from datamodules.corpus.reading.files import line_number, lines, open_range, printable
+from datamodules.corpus.reading.records import ReadOptions, Record, bad, decode, demand_field, from_row
+from datamodules.errors import DataError
+
+
+def read_json_lines(path: Path, start: int, end: int | None, options: ReadOptions) -> Iterator[Record]:
+    """The lines that start in [start, end) bytes, blank ones left out; the key is the byte where a line starts.
+
+    A line of over `record_bytes` is a bad row and is never held in memory.
+    """
+    with open_range(path, end) as file:
+        for offset, line in lines(file, path, options.record_bytes, start, end):
+            place = partial(_line, path, offset)
+            if line is None:
+                yield bad(offset, "line_too_long", place, f"longer than {options.record_bytes:,} bytes")
+                continue
+            if not line.strip():
+                continue
+            where = partial(_whole_place, path, offset)
+            text, replaced = decode(line, options.encoding_errors, where)
+            try:
+                row = json.loads(text.removeprefix("\ufeff") if offset == 0 else text)
+            except ValueError as error:
+                yield bad(offset, "not_json", place, f"not JSON: {error}")
+            except RecursionError:
+                yield bad(offset, "not_json", place, "not JSON: nested too deep")
+            else:
+                yield from_row(row, offset, options.text_field, place, replaced=replaced)
+
+
+def _line(path: Path, offset: int) -> str:
+    return f"at line {line_number(path, offset)}"
+
+
+def _whole_place(path: Path, offset: int) -> str:
+    return f"{printable(path)} line {line_number(path, offset)}"
+
+
+def read_table(path: Path, delimiter: str, options: ReadOptions) -> Iterator[Record]:
+    """The rows below the header; the key is the number of the row from 0.
+
+    The file is read whole from its start: a cell can hold line ends, so only a reader from the start knows where a
+    row begins. For the same reason a line of over `record_bytes` ends it with an error instead of one bad row.
+
+    Raises:
+        DataError: for a header without the text field, and where a row's end cannot be told.
+    """
+    csv.field_size_limit(options.record_bytes)  # the module's own 128 KiB are too few; it has one limit for all
+    replaced = 0
+
+    def decoded() -> Iterator[str]:
+        nonlocal replaced
+        for offset, line in lines(file, path, options.record_bytes):
+            if line is None:
+                raise DataError(
+                    f"{printable(path)} line {line_number(path, offset)} is longer than {options.record_bytes:,} "
+                    "bytes; split it or leave the file out"
+                )
+            text, slips = decode(line, options.encoding_errors, partial(_whole_place, path, offset))
+            replaced += slips
+            yield text
+
+    with open_range(path, None) as file:
+        rows = csv.reader(decoded(), delimiter=delimiter)
+        try:
+            header = [name.removeprefix("\ufeff") for name in next(rows, [])]
+            demand_field(header, f"the header of {printable(path)}", options.text_field)
+            column = header.index(options.text_field)
+            for number, row in enumerate(rows):
+                if len(row) == len(header):
+                    yield Record(number, row[column], replaced=replaced)
+                    replaced = 0
+                elif row:
+                    place = partial("at line {}".format, rows.line_num)
+                    yield bad(number, "column_count", place, f"{len(row)} columns instead of {len(header)}")
+        except csv.Error as error:
+            raise DataError(
+                f"{printable(path)} line {rows.line_num} is not a row ({error}); mend it or leave it out"
+            ) from error

@@ -1,0 +1,487 @@
+"""The report of a corpus: its counts add up, its page is safe and whole, and each part is shown only where it is."""
+
+import base64
+import copy
+import hashlib
+import io
+import itertools
+import json
+import os
+import random
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from datamodules.corpus.reporting import numbers
+from datamodules.corpus.reporting.html import render
+from datamodules.corpus.reporting.report import check, print_report, write_report
+from datamodules.corpus.reporting.texts import UNSEEN, escaped, marked_differences, plain, shown
+from datamodules.errors import DataError
+
+EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)"> & \' \u202e\x00\x1b[31m \ud800 \u05e9\u05dc '
+PARTS = [
+    *("read", "stages", "dropped", "duplicates", "languages", "kept_languages", "sources", "pii", "contamination"),
+    *("lines", "kept", "split", "settings", "seconds", "cpu_seconds", "made", "fingerprint", "title"),
+]
+VOID = {"meta", "br", "input", "wbr"}
+
+
+def sample(text: str = "one two three", **more: Any) -> dict[str, Any]:
+    return {"id": "0" * 32, "source": "web", "bytes": len(text.encode("utf-8", "replace")), "text": text} | more
+
+
+def stage(name: str, documents: tuple[int, int], text: tuple[int, int], **more: Any) -> dict[str, Any]:
+    (documents_in, documents_out), (bytes_in, bytes_out) = documents, text
+    counts = {"documents_in": documents_in, "documents_out": documents_out, "bytes_in": bytes_in}
+    return {"name": name, **counts, "bytes_out": bytes_out, "cpu_seconds": 0.5, "shards": 4, "reused": 0} | more
+
+
+@pytest.fixture
+def report() -> dict[str, Any]:
+    return {
+        "title": "documents-74f831eebd805225",
+        "made": "2026-11-22T19:30:00",
+        "fingerprint": "74f831eebd805225",
+        "settings": {"near": {"bands": 14, "rows": 8}, "note": EVIL},
+        "read": {"inputs": 3, "documents": 10_000, "bytes": 12_345_678, "bad": {"not JSON": 3}, "replaced": 12},
+        "stages": [
+            stage("read", (10_000, 10_000), (12_500_000, 12_345_678)),
+            stage("quality", (10_000, 9_880), (12_345_678, 12_000_000)),
+            stage("near_duplicate", (9_880, 9_000), (12_000_000, 11_000_000)),
+        ],
+        "dropped": {
+            "gopher_quality.min_words": {"documents": 120, "bytes": 345_678, "samples": [sample(EVIL)]},
+            "near_duplicate": {"documents": 880, "bytes": 1_000_000, "samples": [sample("again and again")]},
+        },
+        "duplicates": {
+            "cluster_sizes": {"2": 130, "3": 20, "17": 1},
+            "largest": [{"documents": 17, "kept": 1, "samples": [sample("seventeen times"), sample(EVIL)]}],
+            "pairs": [
+                {"jaccard": 0.8, "removed": sample("one red hen"), "kept": sample("one blue hen")},
+                {"jaccard": 1.0, "removed": sample(EVIL), "kept": sample("x")},
+            ],
+        },
+        "languages": {"en": {"documents": 9_990, "bytes": 12_000_000}, "de": {"documents": 10, "bytes": 345_678}},
+        "kept_languages": ["en"],
+        "sources": {
+            "web": {"documents": 9_000, "bytes": 9, "kept_documents": 8_500, "kept_bytes": 6, "epochs": 1.0},
+            EVIL: {"documents": 1_000, "bytes": 3, "kept_documents": 500, "kept_bytes": 1, "epochs": 2.0},
+        },
+        "pii": {"email": 12, "ip": 3, "phone": 3},
+        "contamination": {"lambada": {"documents": 3, "spans": 7, "samples": [{"id": "1" * 32, "text": EVIL}]}},
+        "lines": {"removed": 123, "bytes": 4_567},
+        "kept": {
+            "train": {"documents": 8_500, "bytes": 10_400_000},
+            "validation": {"documents": 500, "bytes": 600_000},
+        },
+        "split": {"by": "documents", "asked": 0.05, "share_of_bytes": 0.049},
+        "seconds": 12.3,
+        "cpu_seconds": 20.1,
+    }
+
+
+class Page(HTMLParser):
+    """What a browser would see: elements with their attributes, well nested, and the code of style and script."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.code: list[str] = []
+        self.feed(page)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("style", "script"):
+            self.code.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def printed(report: dict[str, Any], width: int, terminal: bool = True) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None, legacy_windows=False)
+    print_report(report, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_counts_that_add_up_pass(report: dict[str, Any]) -> None:
+    check(report)
+    check({})
+    check({"read": {"documents": 3, "bytes": 1}})
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda r: r["dropped"]["near_duplicate"].update(documents=879),
+            "10,000 .* 9,000 kept .* 999 dropped",
+        ),
+        (lambda r: r["kept"]["train"].update(documents=8_501), "10,000 .* 9,001 kept .* 1,000 dropped .* 10,001"),
+        (lambda r: r["read"].update(documents=10_001), "read gave 10,001 documents, read took 10,000"),
+        (
+            lambda r: r["stages"][1].update(documents_out=9_881),
+            "quality gave 9,881 .* near_duplicate took 9,880",
+        ),
+        (lambda r: r["stages"][2].update(documents_out=9_001), "near_duplicate gave 9,001 .* 9,000 are kept"),
+    ],
+)
+def test_counts_that_do_not_add_up_are_refused_with_the_numbers(
+    report: dict[str, Any], change: Any, told: str, tmp_path: Path
+) -> None:
+    change(report)
+    with pytest.raises(ValueError, match=told):
+        check(report)
+    with pytest.raises(ValueError, match="does not add up"):
+        write_report(report, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_documents_cut_into_head_and_tail_are_kept_once(report: dict[str, Any]) -> None:
+    report["kept"] = {"train": {"documents": 9_000, "bytes": 10}, "validation": {"documents": 8_990, "bytes": 1}}
+    report["split"]["by"] = "tails"
+    check(report)
+    report["kept"]["documents"] = 8_999  # where it is said, it is what counts
+    with pytest.raises(ValueError, match="8,999 kept"):
+        check(report)
+
+
+def test_both_files_are_written_whole_and_the_same_each_time(report: dict[str, Any], tmp_path: Path) -> None:
+    write_report(report, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
+    first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert json.loads(first["report.json"]) == report
+    turned = {key: report[key] for key in reversed(report)}
+    for key in ("dropped", "languages", "sources", "pii"):
+        turned[key] = {name: report[key][name] for name in reversed(report[key])}
+    write_report(turned, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    report: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_report(report, tmp_path)
+    before = (tmp_path / "report.json").read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DataError, match=r"cannot write .*report\.json: No space left"):
+        write_report(report | {"title": "another"}, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
+    assert (tmp_path / "report.json").read_bytes() == before
+    with pytest.raises(DataError, match=r"cannot write .*absent.*No such file"):
+        write_report(report, tmp_path / "absent")
+
+
+def test_the_page_needs_nothing_but_itself(report: dict[str, Any]) -> None:
+    page = Page(render(report))
+    assert not {tag for tag, _ in page.elements} & {
+        "link",
+        "img",
+        "iframe",
+        "object",
+        "embed",
+        "base",
+        "audio",
+        "video",
+    }
+    for tag, attributes in page.elements:
+        assert not {"src", "srcset", "action", "data", "poster", "xlink:href"} & attributes.keys(), tag
+        assert attributes.get("href", "#").startswith("#"), tag  # type: ignore[union-attr]
+        assert not [name for name in attributes if name.startswith("on")], tag
+        assert "url(" not in (attributes.get("style") or "")
+    code = "".join(page.code)
+    assert not re.search(r"https?:|//\w+\.|url\(|@import|fetch\(|XMLHttpRequest", code)
+    bare = render({key: value for key, value in report.items() if key in ("read", "stages", "pii", "languages")})
+    assert "http:" not in bare
+    assert "https:" not in bare
+    assert "src=" not in bare
+
+
+def test_only_the_pages_own_script_may_run(report: dict[str, Any]) -> None:
+    page = render(report)
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = [m["content"] for m in Page(page).all("meta") if m.get("http-equiv") == "Content-Security-Policy"]
+    assert policy is not None
+    assert "default-src 'none'" in policy
+    assert f"script-src 'sha256-{digest}'" in policy
+
+
+def test_texts_from_outside_can_neither_act_nor_hide(report: dict[str, Any]) -> None:
+    page = render(report)
+    page.encode()  # no half of a surrogate pair is left
+    assert len(Page(page).all("script")) == 1
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 6
+    assert not UNSEEN.search(page)
+    assert '<i class="unseen">U+202E</i>' in page
+    assert '<i class="unseen">U+0000</i>' in page
+    assert 'dir="auto"' in page
+    for key in ("title", "made", "fingerprint"):
+        Page(render(report | {key: EVIL}))
+    report["dropped"] = {EVIL: {"documents": 1_000, "bytes": 1, "samples": [sample(EVIL, source=EVIL, id=EVIL)]}}
+    report["stages"][0]["name"] = EVIL
+    report["languages"] = {EVIL: {"documents": 1, "bytes": 1}}
+    report["kept_languages"] = [EVIL]
+    report["pii"] = {EVIL: 1}
+    report["contamination"] = {EVIL: {"documents": 1, "spans": 1, "samples": [sample(EVIL)]}}
+    report["read"]["bad"] = {EVIL: 1}
+    report["split"]["by"] = EVIL
+    assert len(Page(render(report)).all("script")) == 1
+    assert not Page(render(report)).all("img")
+    assert not UNSEEN.search(printed(report, 80))
+
+
+@given(st.text(st.characters(), max_size=40))
+def test_any_text_can_be_shown(text: str) -> None:
+    for markup in (shown(text), f"<b>{escaped(text)}</b>", *marked_differences(sample(text), sample("a b c " + text))):
+        markup.encode()
+        assert not UNSEEN.search(markup)
+        assert {tag for tag, _ in Page(markup).elements} <= {"i", "mark", "b"}
+    assert not UNSEEN.search(plain(text))
+    assert "\n" not in plain(text)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_is_absent_is_not_shown(report: dict[str, Any], part: str) -> None:
+    del report[part]
+    if part != "dropped":  # without it nothing was dropped, and then the counts do not add up
+        check(report)
+    page = Page(render(report))
+    ids = {attributes["id"] for attributes in page.all("h2")}
+    assert part not in ids
+    for width in (80, 120):
+        assert printed(report, width)
+    if part in ("pii", "languages", "sources", "contamination", "dropped"):
+        name = {"pii": "credit|email", "languages": "language ", "sources": "docs read", "dropped": "reason"}
+        assert not re.search(name.get(part, "lambada"), printed(report, 120))
+
+
+def test_an_empty_report_and_one_of_nothing_read() -> None:
+    Page(render({}))
+    assert "corpus report" in printed({}, 80)
+    empty = {"documents": 0, "bytes": 0}
+    nothing = {
+        "read": {"inputs": 0, **empty},
+        "stages": [stage("read", (0, 0), (0, 0), cpu_seconds=0.0)],
+        "dropped": {"empty": {**empty, "samples": []}},
+        "duplicates": {"cluster_sizes": {}, "largest": [], "pairs": []},
+        "sources": {"web": {**empty, "kept_documents": 0, "kept_bytes": 0}},
+        "languages": {"en": dict(empty)},
+        "pii": {"email": 0},
+        "contamination": {"lambada": {"documents": 0, "spans": 0}},
+        "kept": {"train": dict(empty)},
+        "cpu_seconds": 0.0,
+        "seconds": 0.0,
+    }
+    check(nothing)
+    Page(render(nothing))
+    printed(nothing, 80)
+
+
+def test_headings_are_in_order_and_tables_have_headers(report: dict[str, Any]) -> None:
+    page = Page(render(report))
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    assert all(attributes.get("scope") in ("row", "col") for attributes in page.all("th"))
+    assert len(page.all("caption")) == len(page.all("table")) == 6
+    targets = {attributes.get("id") for _, attributes in page.elements}
+    assert all((attributes["href"] or "")[1:] in targets for attributes in page.all("a"))
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2.2, section 1.4.3: of two colours #rrggbb, 1 to 21."""
+    luminance = []
+    for colour in (one, other):
+        parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        luminance.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    return (max(luminance) + 0.05) / (min(luminance) + 0.05)
+
+
+def test_colours_can_be_told_apart_by_day_and_by_night() -> None:
+    schemes = re.findall(r":root \{(.*?)\}", render({}), re.DOTALL)
+    assert len(schemes) == 2
+    for scheme in schemes:
+        colour = dict(re.findall(r"--([\w-]+): (#\w{6});", scheme))
+        for ground in ("page", "panel"):
+            assert all(contrast(colour[name], colour[ground]) >= 4.5 for name in ("ink", "soft", "link", "unseen"))
+        assert contrast(colour["ink"], colour["mark"]) >= 4.5
+        assert contrast(colour["bar"], colour["track"]) >= 3
+        assert contrast(colour["bar"], colour["page"]) >= 3
+
+
+def test_figures_stand_beside_the_bars(report: dict[str, Any]) -> None:
+    page = render(report)
+    assert "10,000 read = 9,000 kept + 1,000 dropped." in page
+    assert re.search(r'title="11,000,000 bytes"><div><span class="figure">11.0 MB</span>.{0,80}width:88\.00%', page)
+    assert re.search(r'<span class="figure">880</span>.{0,80}width:100\.00%', page)
+    assert re.search(r'<span class="figure">120</span>.{0,80}width:13\.64%', page)
+    assert "24.7</td>" in page  # MB/s per core: 12,345,678 bytes in 0.5 s
+    assert page.index("near_duplicate</code>") < page.index("gopher_quality.min_words</code>")
+    report["stages"][0]["reused"] = 3
+    assert "3 of 12 pieces of work were reused" in render(report)
+    assert "MB/s per core</span>" not in render(report)
+
+
+def test_a_report_of_very_much_stays_below_400_kb() -> None:
+    source = random.Random(0)
+    many = [sample("".join(source.choices("<&é字 x", k=400)), bytes=1000) for _ in range(20)]
+    report = {
+        "dropped": {f"rule_{n}": {"documents": n, "bytes": n, "samples": many} for n in range(300)},
+        "duplicates": {
+            "cluster_sizes": {str(n): n for n in range(2, 3000)},
+            "largest": [{"documents": n, "kept": 1, "samples": many} for n in range(100)],
+            "pairs": [{"jaccard": 0.9, "removed": a, "kept": b} for a in many for b in many],
+        },
+        "languages": {f"l{n}": {"documents": n, "bytes": n} for n in range(200)},
+        "sources": {
+            f"crawl {'w' * 100} {n}": {"documents": n, "bytes": n, "kept_documents": n, "kept_bytes": n}
+            for n in range(2000)
+        },
+        "pii": {f"kind{n}": n for n in range(200)},
+        "contamination": {f"b{n}": {"documents": n, "spans": n, "samples": many} for n in range(200)},
+        "settings": {"sources": [f"/data/file-{n}.jsonl" for n in range(100_000)]},
+    }
+    page = render(report)
+    assert len(page.encode()) < 400_000
+    assert "(261 others)" in page
+    assert "1 sample of 20" in page  # each of the reasons that are shown has at least its first sample
+    assert "and 280 more in report.json" in printed(report, 80)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_tables_fit_the_terminal(report: dict[str, Any], width: int) -> None:
+    lines = printed(report, width).splitlines()
+    assert max(map(len, lines)) <= width
+    (quality,) = [line for line in lines if line.startswith("quality")]
+    assert quality.split()[:5] == ["quality", "10,000", "9,880", "98.8", "%"]
+    assert "12.3 MB" in quality
+    assert "12.0 MB" in quality
+    assert "24.7" in quality
+    assert ("0.50 s" in quality) == (width == 120)
+    assert any("██" in line for line in lines) == (width == 120)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_numbers_of_a_crawl_fit_as_well(report: dict[str, Any], width: int) -> None:
+    big = 123_456_789_012
+    report["stages"] = [stage("near_duplicate", (big, big - 1), (10**14, 10**14 - 1), cpu_seconds=1e8)]
+    line = next(line for line in printed(report, width).splitlines() if line.startswith("near_dup"))
+    assert len(line.rstrip()) <= width
+    assert ("123 bn" if width == 80 else "123,456,789,012") in line
+    assert "> 99.9 %" in line
+    assert width == 80 or line.rstrip().endswith("27,778 h")
+
+
+def test_without_a_terminal_it_is_plain_text_of_whole_lines(report: dict[str, Any]) -> None:
+    text = printed(report, 40, terminal=False)
+    assert not re.search("[─━│█▏]", text)
+    assert not UNSEEN.search(text)
+    line = next(line for line in text.splitlines() if line.startswith("near_dup"))
+    assert line.split() == [
+        "near_duplicate",
+        "9,880",
+        "9,000",
+        "91.1",
+        "%",
+        "12.0",
+        "MB",
+        "11.0",
+        "MB",
+        "24.0",
+        "91.7",
+        "%",
+        "0.50",
+        "s",
+    ]
+    assert "10,000 read = 9,000 kept + 1,000 dropped" in text
+
+
+def test_names_are_not_read_as_markup(report: dict[str, Any]) -> None:
+    report["pii"] = {"[red]kind[/]": 3}
+    assert "[red]kind[/]" in printed(report, 80)
+
+
+def test_words_that_differ_are_marked() -> None:
+    removed, kept = marked_differences(sample("one red hen ran"), sample("one blue hen ran off"))
+    assert removed == "one <mark>red</mark> hen ran"
+    assert kept == "one <mark>blue</mark> hen ran <mark>off</mark>"
+    assert marked_differences(sample("漢字仮名"), sample("漢子仮名")) == (
+        "漢<mark>字</mark>仮名",
+        "漢<mark>子</mark>仮名",
+    )
+    assert marked_differences(sample("a  b\n"), sample("a b")) == ("a  b\n", "a b")
+
+
+def test_what_lies_behind_the_end_of_a_sample_is_no_difference() -> None:
+    cut = sample("one two thr", bytes=1000)
+    assert marked_differences(cut, sample("one two three four", bytes=1000)) == ("one two thr", "one two three four")
+    longer = marked_differences(cut, sample("one two three four"))
+    assert longer == ("one two thr", "one two three four")
+    shorter = marked_differences(sample("one"), sample("one two thr", bytes=1000))
+    assert shorter == ("one", "one <mark>two</mark> thr")
+    early = marked_differences(sample("x two thr", bytes=1000), sample("one two three", bytes=1000))
+    assert early == ("<mark>x</mark> two thr", "<mark>one</mark> two three")
+
+
+def test_how_numbers_are_written() -> None:
+    assert [numbers.size(n) for n in (0, 999, 1000, 12_345, 999_499, 999_600, 123_456_789, 10**14)] == [
+        "0 bytes", "999 bytes", "1.00 kB", "12.3 kB", "999 kB", "1.00 MB", "123 MB", "100 TB"
+    ]  # fmt: skip
+    assert [numbers.short_count(n) for n in (9_999_999, 10**7, 999_600_000, 2 * 10**12, 10**16)] == [
+        "9,999,999", "10.0 million", "1.00 billion", "2.00 trillion", "10,000 trillion"
+    ]  # fmt: skip
+    assert [numbers.share(*p) for p in ((0, 9), (1, 9), (1, 10**6), (999_999, 10**6), (9, 9), (0, 0))] == [
+        "0.0 %", "11.1 %", "< 0.1 %", "> 99.9 %", "100.0 %", "–"
+    ]  # fmt: skip
+    assert [numbers.duration(s) for s in (0.016, 12.34, 100, 3599, 3723, 36_000_000)] == [
+        "0.02 s", "12.3 s", "2 min", "1 h 0 min", "1 h 2 min", "10,000 h"
+    ]  # fmt: skip
+
+
+def test_bins_hold_every_value_once() -> None:
+    assert numbers.size_bins({"2": 130, "3": 20, "4": 1, "17": 1}) == [
+        (2, 2, 130), (3, 4, 21), (5, 8, 0), (9, 16, 0), (17, 32, 1)
+    ]  # fmt: skip
+    assert numbers.size_bins({}) == []
+    ninety = 0.8999999761581421  # as 32 bits hold it
+    found = numbers.jaccard_bins([ninety, 0.8999, 0.95, 0.975, 1.0, 1.0])
+    assert found == [(0.875, 0.9, 1), (0.9, 0.925, 1), (0.925, 0.95, 0), (0.95, 0.975, 1), (0.975, 1.0, 3)]
+
+
+@given(st.dictionaries(st.integers(2, 10**9).map(str), st.integers(0, 10**9)))
+def test_cluster_bins_add_up(sizes: dict[str, int]) -> None:
+    assert sum(clusters for *_, clusters in numbers.size_bins(sizes)) == sum(sizes.values())
+
+
+def test_rendering_does_not_change_the_report(report: dict[str, Any]) -> None:
+    before = copy.deepcopy(report)
+    render(report)
+    printed(report, 80)
+    assert report == before
