@@ -1,6 +1,7 @@
 """What the commands say at their end."""
 
 import csv
+import json
 import math
 import os
 import shlex
@@ -14,6 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from callbacks import TextSamples, Throughput, TrainingCurve
+from datamodules.corpus.reporting.report import HTML_FILE, JSON_FILE, print_report
 from llm.modules import LanguageModule
 
 
@@ -50,7 +52,10 @@ def print_summary(trainer: L.Trainer, module: LanguageModule) -> None:
 
 
 def print_preparation(summary: dict[str, Any]) -> None:
-    """Print what `PretrainDataModule.prepare` made or found."""
+    """Print what `PretrainDataModule.prepare` made or found: the report of the corpus, then tokens and tokenizer."""
+    console = Console(highlight=False, soft_wrap=True)
+    folder = Path(summary["documents_folder"])
+    print_report(json.loads((folder / JSON_FILE).read_text(encoding="utf-8")), console)
     table = Table(title=summary["folder"], title_justify="left")
     for name in ("split", "documents", "bytes", "tokens", "bytes per token"):
         table.add_column(name, justify="left" if name == "split" else "right")
@@ -59,11 +64,10 @@ def print_preparation(summary: dict[str, Any]) -> None:
         if counts:
             numbers = [f"{counts[key]:,}" for key in ("documents", "text_bytes", "tokens")]
             table.add_row(split, *numbers, f"{counts['bytes_per_token']:.2f}")
-    console = Console(highlight=False, soft_wrap=True)
+    console.print()
     console.print(table)
-    dropped = ", ".join(f"{count:,} {why}" for why, count in summary["documents"]["dropped"].items() if count)
-    console.print(f"read {summary['documents']['read']['documents']:,} documents; dropped {dropped or 'none'}")
     console.print(f"tokenizer: {summary['tokenizer']} ({summary['vocab_size']:,} tokens)")
+    console.print(f"report to look at: {folder / HTML_FILE}", markup=False)
     console.print(f"{'reused' if summary['reused'] else 'prepared'} in {summary['seconds']:.1f} s")
 
 

@@ -257,8 +257,17 @@ def build_filters(spec: Mapping[str, Mapping[str, float]]) -> list[Filter]:
         for threshold in thresholds:
             if threshold not in known:
                 raise DataError(f"filters.{name}.{threshold}: there is no such threshold{_nearest(threshold, known)}")
-        filters.append(PRESETS[name](**thresholds))
+        filters.append(PRESETS[name](**_whole(PRESETS[name], thresholds)))
     return filters
+
+
+def _whole(preset: type[Filter], thresholds: Mapping[str, float]) -> dict[str, float]:
+    """30.0 as 30 where the threshold is a whole number: a command line's parser knows one kind of number."""
+    counts = {threshold.name for threshold in fields(preset) if threshold.metadata["type"] is int}
+    return {
+        name: int(value) if name in counts and isinstance(value, float) and value.is_integer() else value
+        for name, value in thresholds.items()
+    }
 
 
 def _check(place: str, value: object, type: type, at_most: float) -> None:

@@ -186,3 +186,10 @@ def test_wrong_settings_are_named(spec: Mapping[str, Any], message: str):
 def test_wrong_thresholds_are_named_without_a_spec_as_well():
     with pytest.raises(DataError, match=r"code\.min_letters must be a number from 0 to 1, not 2"):
         Code(min_letters=2)
+
+
+def test_a_whole_number_may_be_written_as_a_float() -> None:
+    (quality,) = build_filters({"gopher_quality": {"min_words": 30.0}})
+    assert quality == GopherQuality(min_words=30)
+    with pytest.raises(DataError, match=r"must be a whole number, not 30\.5"):
+        build_filters({"gopher_quality": {"min_words": 30.5}})
