@@ -113,7 +113,8 @@ def drop_near_duplicates(documents: Documents, sketches: Sequence[Path], thresho
     also_in_validation = gone & ~documents.sides
     also_in_validation[gone] &= documents.sides[documents.kept_instead[gone]]
     documents.drop("near_duplicate", gone & ~also_in_validation)
-    documents.drop("in_validation", also_in_validation)
+    if documents.sides.any():
+        documents.drop("in_validation", also_in_validation)
 
 
 def _share_cluster(documents: Documents, alive: np.ndarray, cluster: np.ndarray) -> None:

@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_readme_has_commands():
     assert any("fit --config quickstart --name mine" in command for command in commands())
-    assert len(blocks("python")) == 2
+    assert len(blocks("python")) == 3
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if "benchmarks/" not in c])
@@ -62,7 +62,7 @@ def test_commands_run(command: str, folder: Path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("program", blocks("python"), ids=["model", "data"])
+@pytest.mark.parametrize("program", blocks("python"), ids=["corpus", "model", "data"])
 def test_programs_run(program: str, folder: Path):
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=folder, env=environment(), capture_output=True, text=True, timeout=300
