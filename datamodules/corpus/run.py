@@ -262,7 +262,7 @@ class Run:
             digest.update(artefact.manifest["record"]["digest"].encode())
         report = {
             "read": reading,
-            "stages": [{**stage, "cpu_seconds": round(self.cpu.get(stage["name"], 0.0), 3)} for stage in stages],
+            "stages": [{**stage, **self.cost(stage["name"])} for stage in stages],
             "dropped": dropped,
             "duplicates": summary.duplicates(documents, excerpts),
             "languages": summary.by_name(documents, documents.languages, documents.language_names),
@@ -282,6 +282,19 @@ class Run:
             "seconds": round(time.perf_counter() - self.started, 3),
         }
         return {key: value for key, value in report.items() if value or key in ("dropped", "kept")}
+
+    def cost(self, stage: str) -> dict[str, float]:
+        """CPU seconds of the step that a stage of the report rests on; nothing for what is decided from its numbers."""
+        first_filter = next(iter(self.curation.filters), None)
+        steps = {
+            "read": ("read",),
+            first_filter: ("measure",),
+            "near_duplicate": ("sign",),
+            "contaminated": ("match",),
+            "write": ("lines", "write"),
+        }.get(stage, ())
+        spent = [self.cpu[step] for step in steps if step in self.cpu]
+        return {"cpu_seconds": round(sum(spent), 3)} if spent else {}
 
 
 def link_all(folder: Path, written: Iterable[Path]) -> None:

@@ -168,7 +168,10 @@ class Printer:
             kept = share(stage["documents_out"], stage["documents_in"])
             row = [stage["name"], *documents, kept, text_in, text_out, shown_rate(stage)]
             if self.wide:
-                row += [share(stage["bytes_out"], stage["bytes_in"]), duration(stage.get("cpu_seconds", 0))]
+                row += [
+                    share(stage["bytes_out"], stage["bytes_in"]),
+                    duration(stage["cpu_seconds"]) if "cpu_seconds" in stage else "–",
+                ]
             rows.append(row)
         headers = ["stage", "docs in", "docs out", "kept", "text in", "text out", "MB/s/core"]
         self.table("stages", [*headers, *(("text kept", "CPU time") if self.wide else ())], rows)
