@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from datamodules.cores import available_cores
 from datamodules.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -129,8 +130,3 @@ class _Worker:
     def do(self, number: int, task: bytes) -> str:
         """See `_do`."""
         return _do(number, task)
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,7 +10,6 @@ made of them; so what has happened inside is what happens to the token alone, an
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 import tiktoken
 import tokenizers
 
+from datamodules.cores import available_cores
 from datamodules.text.patterns import GPT2_PATTERN, KNOWN_PATTERNS
 from datamodules.text.special_tokens import END_OF_TEXT
 
@@ -70,11 +70,6 @@ class FastEncoder:
 
     def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [self.ids[self.encoding.encode_to_numpy(text, disallowed_special=())] for text in texts]
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def byte_characters() -> list[str]:
