@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,7 +82,9 @@ class PretrainDataModule(pl.LightningDataModule):
         cache_dir: str = "data",
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(logger=False)
+        self.save_hyperparameters(ignore=["curation"], logger=False)
+        if curation is not None:  # checkpoints hold primitives alone, or they could not be opened safely
+            self.hparams["curation"] = asdict(curation)
         if context_length < 1 or global_batch_tokens < context_length or global_batch_tokens % context_length:
             below = max(1, global_batch_tokens // max(1, context_length)) * context_length
             raise DataError(

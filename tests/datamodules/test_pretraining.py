@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from datamodules import DataError, PretrainDataModule
-from datamodules.corpus import shards
+from datamodules.corpus import Curation, shards
 from datamodules.text import tokenizer as tokenizer_module
 from datamodules.text.training import train_bpe
 from datamodules.tokens.batches import IGNORED
@@ -282,9 +282,14 @@ def test_another_order_after_a_resume_is_said(small: Small, tmp_path: Path, capl
 
 def test_the_hyperparameters_are_primitives(small: Small) -> None:
     def primitive(value: Any) -> bool:
+        if isinstance(value, dict):
+            return all(map(primitive, value.values()))
         return value is None or isinstance(value, str | int | float | list)
 
-    assert all(primitive(value) for value in small().hparams.values())
+    chosen = small(curation=Curation(filters={"c4": {}}, pii=["email"]))
+    assert chosen.hparams["curation"]["pii"] == ["email"]
+    for data in (small(), chosen):
+        assert all(primitive(value) for value in data.hparams.values())
 
 
 PHASES = {
