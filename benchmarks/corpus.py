@@ -1,6 +1,7 @@
 """The corpus pipeline as a whole: its rate on one core, its memory on more data, its digest however it is run.
 
-    python benchmarks/corpus.py [--data ../shared/data] [--megabytes 40] [--times 8] [--only rate memory digest]
+    python benchmarks/corpus.py [--data ../shared/data] [--megabytes 40] [--times 8]
+        [--only rate memory digest datasets] [--peer PYTHON]
 
 The text is made from the C4 sample, the tiny stories and the novels in pieces: copies in which every eighth word is
 drawn from the whole, so that documents differ. `rate` has all stages on; CPU time counts the processes of this
@@ -11,6 +12,7 @@ process of its own, whose peak (VmHWM) it prints. For MinHash, filters and encod
 import argparse
 import json
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -140,15 +142,39 @@ def digest(folder: Path, corpus: Path) -> Table:
     return table
 
 
+def against_datasets(folder: Path, corpus: Path, peer: str, repeats: int) -> Table:
+    """Filter, exact duplicates and Parquet: our two workers against `datasets.map` with two processes."""
+    script = Path(__file__).with_name("corpus_datasets_peer.py")
+    ours, theirs = [], []
+    for number in range(repeats):
+        done = subprocess.run([peer, str(script), str(corpus)], capture_output=True, text=True, check=True)
+        theirs.append(json.loads(done.stdout.splitlines()[-1]))
+        settings = Curation(near_duplicates=None, filters={"gopher_quality": {}})
+        pipeline = Pipeline(str(corpus), curation=settings, engine=Engine(workers=2), shard_bytes=4 << 20)
+        began = time.perf_counter()
+        made = pipeline.prepare(folder / f"ours {number}")
+        kept = made.manifest["counts"]["kept"]["documents"]
+        ours.append({"seconds": time.perf_counter() - began, "kept": kept})
+    table = Table(title="filter, exact duplicates, write: two processes each, wall time, medians")
+    for heading in ("", "seconds", "documents kept"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    medians = [statistics.median(run["seconds"] for run in runs) for runs in (ours, theirs)]
+    for name, seconds, runs in zip(("ours", "datasets.map"), medians, (ours, theirs), strict=True):
+        table.add_row(name, f"{seconds:.2f}", f"{runs[0]['kept']:,}")
+    table.add_row("ours is faster by", f"{medians[1] / medians[0]:.1f} x", "")
+    return table
+
+
 def main() -> None:
     """Print the tables that were asked for."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--data", type=Path, default=Path("../shared/data"))
     options.add_argument("--megabytes", type=float, default=40.0)
     options.add_argument("--times", type=int, default=8)
-    options.add_argument(
-        "--only", nargs="*", choices=("rate", "memory", "digest"), default=["rate", "memory", "digest"]
-    )
+    parts = ("rate", "memory", "digest", "datasets")
+    options.add_argument("--only", nargs="*", choices=parts, default=parts)
+    options.add_argument("--peer", help="the interpreter of an environment with `datasets`")
+    options.add_argument("--repeats", type=int, default=3)
     chosen = options.parse_args()
     console, began = Console(), time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
@@ -163,6 +189,8 @@ def main() -> None:
             console.print(memory(folder, texts, chosen.megabytes, chosen.times, chosen.data))
         if "digest" in chosen.only:
             console.print(digest(folder, corpus))
+        if "datasets" in chosen.only and chosen.peer:
+            console.print(against_datasets(folder, corpus, chosen.peer, chosen.repeats))
     console.print(f"{time.perf_counter() - began:.0f} s in all")
 
 
