@@ -7,6 +7,7 @@ arguments, and that write their own output under a name of their own, so that a 
 import json
 import logging
 import os
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 
 Task = Callable[[], dict[str, Any]]  # what comes back must be JSON
 
+# Seconds that Daft's threads are given to end after a failure: a process that exits while they do is aborted.
+GRACE = 1.0
 ATTEMPTS = 3  # a worker that died (a node that went away, memory that ran out) is replaced this often
 
 
@@ -88,13 +91,19 @@ class Engine:
             frame = frame.into_partitions(len(tasks))
             call = daft.func(_do)
         rows = frame.select(call(daft.col("number"), daft.col("task")).alias("done"))
-        for row in rows.iter_rows(results_buffer_size=1):
-            done = json.loads(row["done"])
-            if "refused" in done:
-                raise DataError(done["refused"])
-            if "failed" in done:
-                raise TaskError(f"in a worker:\n{done['failed']}")
-            yield done["number"], done["result"]
+        finished: Any = rows.iter_rows(results_buffer_size=1)
+        try:
+            for row in finished:
+                done = json.loads(row["done"])
+                if "refused" in done:
+                    raise DataError(done["refused"])
+                if "failed" in done:
+                    raise TaskError(f"in a worker:\n{done['failed']}")
+                yield done["number"], done["result"]
+        except BaseException:
+            finished.close()
+            time.sleep(GRACE)
+            raise
 
     def _choose_runner(self, daft: Any) -> None:
         for name in ("daft", "daft_local_execution"):  # they tell of errors that we tell of, and of every operator
