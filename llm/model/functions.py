@@ -152,24 +152,24 @@ class _LinearCrossEntropy(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, ignored: int, chunk: int) -> Tensor:
         wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        grad_x, grad_weight = (torch.empty_like(x), torch.zeros_like(weight)) if wanted else (None, None)
+        grad_x, grad_weight = (torch.empty_like(x), torch.empty_like(weight)) if wanted else (None, None)
         kept = targets != ignored
         columns = torch.where(kept, targets, 0).unsqueeze(1)
         mask = kept.to(x.dtype).unsqueeze(1)
         room = x.new_empty(min(chunk, len(x)), len(weight))
         total = x.new_zeros(())
-        for start in range(0, len(x), chunk):
+        for start in range(0, max(1, len(x)), chunk):
             rows = slice(start, start + chunk)
             logits = torch.mm(x[rows], weight.t(), out=room[: len(x[rows])])
-            log_probabilities = torch.log_softmax(logits, -1, out=logits)
-            total -= (log_probabilities.gather(1, columns[rows]) * mask[rows]).sum()
+            probabilities = torch.softmax(logits, -1, out=logits)
+            total -= (_log_of_targets(probabilities, columns[rows], x[rows], weight) * mask[rows]).sum()
             if grad_x is not None and grad_weight is not None:
                 # The gradient of a row's logits: its probabilities, less one at the target.
-                grad_logits = log_probabilities.exp_().scatter_add_(1, columns[rows], -mask[rows])
+                grad_logits = probabilities.scatter_add_(1, columns[rows], -mask[rows])
                 if not kept[rows].all():
                     grad_logits.mul_(mask[rows])
                 torch.mm(grad_logits, weight, out=grad_x[rows])
-                grad_weight.addmm_(grad_logits.t(), x[rows])
+                grad_weight.addmm_(grad_logits.t(), x[rows], beta=float(start > 0))  # the first one overwrites
         if grad_x is not None and grad_weight is not None:
             ctx.save_for_backward(grad_x, grad_weight)
         return total
@@ -179,3 +179,17 @@ class _LinearCrossEntropy(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_x, grad_weight = ctx.saved_tensors
         return grad_x * grad, grad_weight * grad, None, None, None
+
+
+def _log_of_targets(probabilities: Tensor, columns: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Log-probabilities [N, 1] of the targets' `columns`.
+
+    The logarithm of a probability is as exact as a log-softmax, and one pass over the logits less, until the
+    probability is too small for its own digits: the logits of such rows are made once more.
+    """
+    chosen = probabilities.gather(1, columns)
+    logs = chosen.log()
+    vanishing = chosen.squeeze(1) < 1e-30  # float32 has its full precision down to 1.2e-38
+    if vanishing.any():
+        logs[vanishing] = torch.log_softmax(x[vanishing] @ weight.t(), -1).gather(1, columns[vanishing])
+    return logs

@@ -140,6 +140,14 @@ class TestLoss:
         nll, _ = head_and_loss(torch.ones(1, 1, 1), weight, torch.tensor([[1]]))
         assert nll.item() == pytest.approx(1000.0)
 
+    @pytest.mark.parametrize("gap", [20.0, 68.0, 75.0, 90.0, 110.0])  # e^-68 is 1e-30; from e^-87 on digits go
+    def test_unlikely_targets_are_as_exact_as_any(self, gap: float) -> None:
+        weight, targets = torch.tensor([[gap], [0.0], [0.3]]), torch.tensor([[1, 0, IGNORED, 2]])
+        x = torch.ones(1, 4, 1)
+        nll, _ = head_and_loss(x, weight, targets)
+        exact = next_token_loss(x.double() @ weight.double().T, targets)[0]
+        assert nll.item() == pytest.approx(exact.item(), rel=1e-6)
+
     def test_autocast_takes_the_plain_path(self) -> None:
         x, weight = draw(2, 3, 8, dtype=torch.float32), draw(20, 8, dtype=torch.float32)
         with torch.autocast("cpu", torch.bfloat16):
