@@ -123,14 +123,15 @@ class Run:
         return self.step("read", tasks)
 
     def measure(self, read: Sequence[Artefact]) -> list[Artefact]:
-        """What the quality filters look at."""
+        """What the chosen quality filters look at."""
+        names = features.in_order(name for quality in self.curation.quality() for name in quality.needs)
         return self.step(
             "measure",
             [
                 ShardTask(
-                    Recipe("measure", features.VERSION, {}, {"read": artefact.folder.name}),
+                    Recipe("measure", features.VERSION, {"features": list(names)}, {"read": artefact.folder.name}),
                     self.work,
-                    Measure(artefact.folder / DOCUMENTS_FILE, Features()),
+                    Measure(artefact.folder / DOCUMENTS_FILE, Features(names)),
                 )
                 for artefact in read
             ],

@@ -1,7 +1,5 @@
 """What each character of a batch is: one byte of flags for every byte of its UTF-8 text."""
 
-from functools import lru_cache
-
 import numpy as np
 
 SPACE, LETTER, NUMBER, TERMINAL, CLOSING, CONTINUATION = 1, 2, 4, 8, 16, 32
@@ -21,10 +19,20 @@ def _flags_of(character: str) -> int:
     return flags | TERMINAL * (character in SENTENCE_ENDS) | CLOSING * (character in CLOSERS)
 
 
-@lru_cache(maxsize=1)
-def _flags_of_code_points() -> np.ndarray:
-    """uint8 [0x40000]; made at the first text beyond ASCII, in about 0.1 s."""
-    return np.array([_flags_of(chr(code)) for code in range(LAST_PLANE)], dtype=np.uint8)
+_PAGE = 256  # code points; flags are worked out for pages that are met, as all of them would take 0.4 s
+_flags = np.zeros(LAST_PLANE, dtype=np.uint8)
+_known = np.zeros(LAST_PLANE // _PAGE, dtype=bool)
+
+
+def _flags_of_code_points(codes: np.ndarray) -> np.ndarray:
+    """uint8 [n]: the flags of characters by their code points, int64 [n]."""
+    codes = np.minimum(codes, LAST_PLANE - 1)
+    met = np.bincount(codes // _PAGE, minlength=len(_known)) > 0
+    for page in np.flatnonzero(met & ~_known):
+        first = int(page) * _PAGE
+        _flags[first : first + _PAGE] = [_flags_of(chr(code)) for code in range(first, first + _PAGE)]
+        _known[page] = True
+    return _flags[codes]
 
 
 _FLAGS_OF_BYTES = bytes(_flags_of(chr(code)) for code in range(ASCII)) + bytes([CONTINUATION] * ASCII)
@@ -42,7 +50,7 @@ def character_flags(data: np.ndarray) -> np.ndarray:
     if not first.size:
         return flags
     flags = flags.copy()
-    flags[first] = of_first = _flags_of_code_points()[np.minimum(_code_points(data, first), LAST_PLANE - 1)]
+    flags[first] = of_first = _flags_of_code_points(_code_points(data, first))
     spaces = first[of_first & SPACE != 0]
     flags[spaces + 1] |= SPACE
     flags[spaces[data[spaces] >= 0xE0] + 2] |= SPACE

@@ -7,24 +7,36 @@ import numpy as np
 
 from datamodules.corpus.quality.characters import CONTINUATION, SPACE, character_flags
 from datamodules.corpus.split import mix
-from datamodules.corpus.words import Words, hash_spans
+from datamodules.corpus.words import hash_spans
 
 NEWLINE = 0x0A
 _PLACE = np.uint64(0x9FB21C651E98DF25)  # an odd constant: a word's place in its line changes what it adds to the hash
 
 
 @dataclass(frozen=True)
+class WordSpans:
+    """Words: bytes [start, end) each, int64; document i has the words `offsets[i]` to `offsets[i + 1]`."""
+
+    starts: np.ndarray
+    ends: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def counts(self) -> np.ndarray:
+        """int64 [documents]: words of each document."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
 class Spans:
-    """Lines or paragraphs: int64 [n] each; characters without the newline at the end, `hashes` uint64.
+    """Lines or paragraphs: int64 [n] each; characters without the newline at the end.
 
     `words` is where each one's words begin, in the words of all documents.
-    Two of one document have the same hash if they have the same words, however these are spaced.
     """
 
     documents: np.ndarray
     characters: np.ndarray
     words: np.ndarray
-    hashes: np.ndarray
 
 
 class Layout:
@@ -44,17 +56,18 @@ class Layout:
         return len(self.documents) - 1
 
     def characters_before(self, at: np.ndarray) -> np.ndarray:
-        """int64: characters (code points) before the bytes `at`."""
-        return at if self._characters is None else self._characters[at].astype(np.int64)
+        """int64: characters (code points) before the bytes `at`, each of which begins a character or ends the text."""
+        return at - np.searchsorted(self._continuation, at)
 
     @cached_property
-    def _characters(self) -> np.ndarray | None:
-        first = self.flags & CONTINUATION == 0
-        if first.all():
-            return None
-        before = np.zeros(self.data.size + 1, dtype=np.int32)
-        np.cumsum(first, out=before[1:])
-        return before
+    def _continuation(self) -> np.ndarray:
+        """int64: the bytes that do not begin a character; few in most languages with letters of ASCII."""
+        return np.flatnonzero(self.flags & CONTINUATION)
+
+    @cached_property
+    def word_hashes(self) -> np.ndarray:
+        """uint64 [words]: the same for the same word."""
+        return hash_spans(self.data, self.words.starts, self.words.ends)
 
     @cached_property
     def word_documents(self) -> np.ndarray:
@@ -67,7 +80,7 @@ class Layout:
         lengths = self.characters_before(self.words.ends) - self.characters_before(self.words.starts)
         return np.concatenate(([0], np.cumsum(lengths)))
 
-    def _split_words(self) -> Words:
+    def _split_words(self) -> WordSpans:
         inside = self.flags & SPACE == 0
         edges = np.empty(self.data.size + 1, dtype=bool)  # between byte i - 1 and i
         edges[:1], edges[-1:] = True, True
@@ -76,7 +89,7 @@ class Layout:
         bounds = np.flatnonzero(edges)
         spans = np.flatnonzero(inside[bounds[:-1]]) if self.data.size else bounds[:0]
         starts, ends = bounds[spans], bounds[spans + 1]
-        return Words(starts, ends, hash_spans(self.data, starts, ends), np.searchsorted(starts, self.documents))
+        return WordSpans(starts, ends, np.searchsorted(starts, self.documents))
 
     @cached_property
     def _segments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -94,7 +107,7 @@ class Layout:
         full = np.flatnonzero(last > first)
         first = first[full]
         characters = self.characters_before(ends[full]) - self.characters_before(starts[full])
-        return Spans(self.word_documents[first], characters, first, _hash_runs(self.words.hashes, first))
+        return Spans(self.word_documents[first], characters, first)
 
     @cached_property
     def last_words(self) -> np.ndarray:
@@ -111,8 +124,17 @@ class Layout:
         begin = np.flatnonzero(begins)
         end = np.append(begin[1:], len(full))[: len(begin)] - 1
         characters = self.characters_before(ends[full[end]]) - self.characters_before(starts[full[begin]])
-        hashes = _hash_runs(self.lines.hashes, begin)
-        return Spans(self.lines.documents[begin], characters, self.lines.words[begin], hashes)
+        return Spans(self.lines.documents[begin], characters, self.lines.words[begin])
+
+    @cached_property
+    def line_hashes(self) -> np.ndarray:
+        """uint64 [lines]: the same for lines of the same words, however these are spaced."""
+        return _hash_runs(self.word_hashes, self.lines.words)
+
+    @cached_property
+    def paragraph_hashes(self) -> np.ndarray:
+        """uint64 [paragraphs]: the same for paragraphs of the same words, line by line."""
+        return _hash_runs(self.line_hashes, np.searchsorted(self.lines.words, self.paragraphs.words))
 
 
 def _hash_runs(hashes: np.ndarray, begin: np.ndarray) -> np.ndarray:

@@ -12,10 +12,10 @@ _DOCUMENT = np.uint64(0xA24BAED4963EE407)
 _FIRST_BITS = 32  # of a score: how often an n-gram stands in its document, then how early
 
 
-def span_repetition(spans: Spans, documents: int) -> tuple[np.ndarray, np.ndarray]:
+def span_repetition(spans: Spans, hashes: np.ndarray, documents: int) -> tuple[np.ndarray, np.ndarray]:
     """Of each document, the lines (or paragraphs) that stand in it earlier already, and their characters; float64."""
-    order = np.lexsort((np.arange(len(spans.hashes)), spans.hashes, spans.documents))
-    hashes, of = spans.hashes[order], spans.documents[order]
+    order = np.lexsort((np.arange(len(hashes)), hashes, spans.documents))
+    hashes, of = hashes[order], spans.documents[order]
     again = order[1:][(hashes[1:] == hashes[:-1]) & (of[1:] == of[:-1])]
     counts = np.bincount(spans.documents[again], minlength=documents)
     return counts, np.bincount(spans.documents[again], weights=spans.characters[again], minlength=documents)
@@ -27,9 +27,9 @@ def ngram_repetition(layout: Layout) -> dict[str, np.ndarray]:
     Only n-grams that stand at least twice in a document are looked at; those of n + 1 words begin where two of n words
     follow each other, so that each size leaves fewer to the next.
     """
-    words, documents = layout.words, layout.word_documents
+    hashes, documents = layout.word_hashes, layout.word_documents
     at = np.flatnonzero(documents[1:] == documents[:-1])
-    keys = words.hashes[at] * _WORD + words.hashes[at + 1] + documents[at].astype(np.uint64) * _DOCUMENT
+    keys = hashes[at] * _WORD + hashes[at + 1] + documents[at].astype(np.uint64) * _DOCUMENT
     columns: dict[str, np.ndarray] = {}
     for n in range(TOP[0], REPEATED[-1] + 1):
         members, groups = _repeated(keys)

@@ -14,7 +14,8 @@ from support.slow_features import slow_features
 
 from datamodules.corpus.quality import features as module
 from datamodules.corpus.quality.characters import CLOSERS, SENTENCE_ENDS, character_widths
-from datamodules.corpus.quality.features import FEATURES, STOP_WORDS, Features
+from datamodules.corpus.quality.features import ALL, FEATURES, Features, in_order
+from datamodules.corpus.quality.measures import STOP_WORDS
 
 # Texts in which every rule has something to find: words that repeat, and all that a rule looks for.
 PIECES = (
@@ -65,6 +66,17 @@ def test_long_repetitive_documents(vocabulary: int):
     words = [f"w{number}" * (1 + number % 3) for number in range(vocabulary)]
     period = [source.choice(words) for _ in range(37)]
     assert_features([" ".join(source.choices(words, k=3000)), " ".join(period * 60), " ".join(words * 40)])
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(texts, max_size=4), st.sets(st.sampled_from(ALL)))
+def test_a_few_features_are_those_of_all(documents: list[str], chosen: set[str]):
+    documents = [text.encode(errors="ignore").decode() for text in documents]
+    names = in_order(chosen)
+    batch = pa.record_batch({"text": pa.array(documents, pa.string())})
+    few = Features(names).apply(batch)
+    assert few.schema.names == ["text", *names]
+    assert few.select(names) == table(documents).select(names)
 
 
 @settings(deadline=None)
