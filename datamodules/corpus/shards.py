@@ -30,7 +30,7 @@ class ShardWriter:
             return
         if self.writer is None:
             path = self.folder / f"{self.split}-{self.shards:05}.parquet"
-            self.writer = pq.ParquetWriter(path, DOCUMENTS, compression="zstd")
+            self.writer = pq.ParquetWriter(path, DOCUMENTS, compression="zstd", use_dictionary=["source"])
             self.shards += 1
             self.in_shard = 0
         self.writer.write_batch(batch)
