@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 INPUTS = "inputs.json"  # apart from the manifest: with many input files it is large, and reuse must not read it
 PARTIAL = ".partial"
+LOCK = ".lock"
 UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
 SHOWN_CHANGES = 5
 
@@ -219,7 +220,7 @@ def _sync(path: Path) -> None:
 
 
 def remove_stale(cache_dir: Path, own: str = "") -> None:
-    """Remove what a killed process left: a partial folder whose lock nobody holds."""
+    """Remove what killed processes left: partial folders and locks that nobody holds."""
     if fcntl is None:
         return
     for path in cache_dir.glob(f".*{PARTIAL}"):
@@ -229,6 +230,11 @@ def remove_stale(cache_dir: Path, own: str = "") -> None:
             continue
         with contextlib.suppress(BlockingIOError), _lock(cache_dir, name, wait=False):
             shutil.rmtree(path, ignore_errors=True)
+    for path in cache_dir.glob(f".*{LOCK}"):
+        name = path.name[1:].removesuffix(LOCK)
+        if name != own:
+            with contextlib.suppress(BlockingIOError), _lock(cache_dir, name, wait=False):
+                pass  # whoever gives it back removes it
 
 
 @contextlib.contextmanager
@@ -241,7 +247,7 @@ def _lock(cache_dir: Path, name: str, *, wait: bool) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    path = cache_dir / f".{name}.lock"
+    path = cache_dir / f".{name}{LOCK}"
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:

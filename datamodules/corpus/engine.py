@@ -1,16 +1,19 @@
 """Where the work of a corpus is done: in this process, in several on this machine, or on a Ray cluster.
 
-The one file that knows the engine, which is Daft. Work comes as tasks: objects that can be pickled, called without
-arguments, and that write their own output under a name of their own, so that a task may be run again at any time.
+The one file that knows the engines: loky's processes, which stay from step to step, and Daft on Ray. Work comes as
+tasks: objects that can be pickled, called without arguments, and that write their own output under a name of their own,
+so that a task may be run again at any time.
 """
 
 import json
 import logging
 import os
-import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from datamodules.cores import available_cores
@@ -20,9 +23,13 @@ log = logging.getLogger(__name__)
 
 Task = Callable[[], dict[str, Any]]  # what comes back must be JSON
 
-# Seconds that Daft's threads are given to end after a failure: a process that exits while they do is aborted.
-GRACE = 1.0
+IDLE = 60.0  # seconds after which processes without work end
+SMALL_BYTES = 32 << 20  # of input
 ATTEMPTS = 3  # a worker that died (a node that went away, memory that ran out) is replaced this often
+
+
+class WorkerDiedError(Exception):
+    """A worker is gone, and with it what it had in hand."""
 
 
 class TaskError(Exception):
@@ -36,8 +43,8 @@ class Engine:
     Args:
         kind: `local`, or `ray` for the cluster that `RAY_ADDRESS` names (or one started on this machine). All nodes
             of a cluster must see the inputs and the cache folder under the same paths.
-        workers: tasks at once on this machine; None is one a core. With one, everything is done in this process. A
-            cluster does one a core.
+        workers: tasks at once on this machine; None is one a core, and one for a small corpus. With one, everything is
+            done in this process. A cluster does one a core.
 
     Raises:
         DataError: what a task raised as such, or that workers died again and again.
@@ -45,6 +52,12 @@ class Engine:
 
     kind: Literal["local", "ray"] = "local"
     workers: int | None = None
+
+    def fit(self, size: int) -> "Engine":
+        """The engine for so many bytes of input: where nobody said how many workers, few bytes are not worth starting
+        processes, half a second each.
+        """
+        return replace(self, workers=1) if self.workers is None and size < SMALL_BYTES else self
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, dict[str, Any]]]:
         """(number of the task, what it returned), in the order in which they end."""
@@ -60,7 +73,7 @@ class Engine:
                 for number, result in self._run(left, workers):
                     del left[number]
                     yield number, result
-            except RuntimeError as error:  # what Daft raises when a worker is gone
+            except WorkerDiedError as error:
                 reason = str(error).strip().splitlines()[0]
                 if attempt == ATTEMPTS:
                     raise DataError(
@@ -72,70 +85,76 @@ class Engine:
                 return
 
     def _run(self, tasks: dict[int, Task], workers: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        # Daft would report its use to a third party and draw bars of its own.
-        os.environ.setdefault("DO_NOT_TRACK", "1")
-        os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
-        import daft
-        import daft.pickle
-
-        self._choose_runner(daft)
-        packed = {"number": list(tasks), "task": [daft.pickle.dumps(task) for task in tasks.values()]}
-        frame = daft.from_pydict(packed)
-        call: Any
-        if self.kind == "local":
-            frame = frame.into_batches(1)
-            call = daft.cls(_Worker, use_process=True, max_concurrency=workers)().do
-        else:
-            # Processes that Daft reserves for a step would be waited for when their node is gone; single tasks go on
-            # wherever there is room.
-            frame = frame.into_partitions(len(tasks))
-            call = daft.func(_do)
-        rows = frame.select(call(daft.col("number"), daft.col("task")).alias("done"))
-        finished: Any = rows.iter_rows(results_buffer_size=1)
-        try:
-            for row in finished:
-                done = json.loads(row["done"])
+        with closing(_in_processes(tasks, workers) if self.kind == "local" else _on_ray(tasks)) as finished:
+            for done in map(json.loads, finished):
                 if "refused" in done:
                     raise DataError(done["refused"])
                 if "failed" in done:
                     raise TaskError(f"in a worker:\n{done['failed']}")
                 yield done["number"], done["result"]
-        except BaseException:
-            finished.close()
-            time.sleep(GRACE)
-            raise
-
-    def _choose_runner(self, daft: Any) -> None:
-        for name in ("daft", "daft_local_execution"):  # they tell of errors that we tell of, and of every operator
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        if self.kind == "local":
-            if daft.get_or_infer_runner_type() != "native":
-                daft.set_runner_native()
-            return
-        try:
-            import ray
-        except ImportError:
-            raise DataError("engine ray needs Ray: pip install 'labyrinth-llm[ray]'") from None
-        if not ray.is_initialized():
-            ray.init(log_to_driver=False)
-        daft.set_runner_ray(noop_if_initialized=True)
 
 
-def _do(number: int, task: bytes) -> str:
-    """In a worker: JSON of the task's number and what it returned, or what went wrong, for the user or to be mended."""
-    import daft.pickle
+def _in_processes(tasks: dict[int, Task], workers: int) -> Generator[str, None, None]:
+    """What `_do` tells of each task, done in processes of this machine that live on until they were idle for long."""
+    import loky
 
+    executor = loky.get_reusable_executor(max_workers=workers, timeout=IDLE)
+    running = [executor.submit(_do, number, task) for number, task in tasks.items()]
     try:
-        return json.dumps({"number": number, "result": daft.pickle.loads(task)()})
+        for done in as_completed(running):
+            yield done.result()
+    except BrokenProcessPool as error:
+        raise WorkerDiedError(str(error)) from error
+    finally:
+        if not all(done.done() for done in running):
+            executor.shutdown(wait=True, kill_workers=True)
+
+
+def _on_ray(tasks: dict[int, Task]) -> Generator[str, None, None]:
+    """What `_do` tells of each task, done on a cluster, one a core.
+
+    Processes that Daft reserves for a step would be waited for when their node is gone; single tasks go on wherever
+    there is room.
+    """
+    # Daft would report its use to a third party and draw bars of its own.
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
+    try:
+        import daft
+        import daft.pickle
+        import ray
+    except ImportError:
+        raise DataError("engine ray needs Ray and Daft: pip install 'labyrinth-llm[ray]'") from None
+    for name in ("daft", "daft_local_execution"):  # they tell of errors that we tell of, and of every operator
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False)
+    daft.set_runner_ray(noop_if_initialized=True)
+    packed = {"number": list(tasks), "task": [daft.pickle.dumps(task) for task in tasks.values()]}
+    frame = daft.from_pydict(packed).into_partitions(len(tasks))
+    done = daft.func(_do_packed)(daft.col("number"), daft.col("task"))
+    finished: Any = frame.select(done.alias("done")).iter_rows(results_buffer_size=1)
+    try:
+        for row in finished:
+            yield row["done"]
+    except RuntimeError as error:  # what Daft raises when a worker is gone
+        raise WorkerDiedError(str(error)) from error
+    finally:
+        finished.close()
+
+
+def _do(number: int, task: Task) -> str:
+    """In a worker: JSON of the task's number and what it returned, or what went wrong, for the user or to be mended."""
+    try:
+        return json.dumps({"number": number, "result": task()})
     except DataError as error:
         return json.dumps({"number": number, "refused": str(error)})
     except Exception:
         return json.dumps({"number": number, "failed": traceback.format_exc()})
 
 
-class _Worker:
-    """A process that does tasks, one after the other."""
+def _do_packed(number: int, task: bytes) -> str:
+    """`_do` of a pickled task."""
+    import daft.pickle
 
-    def do(self, number: int, task: bytes) -> str:
-        """See `_do`."""
-        return _do(number, task)
+    return _do(number, daft.pickle.loads(task))

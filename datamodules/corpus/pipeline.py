@@ -16,7 +16,7 @@ from datamodules.artefacts import Artefact, Recipe, make
 from datamodules.corpus.curation import Curation, identity
 from datamodules.corpus.decisions import TRAIN, VALIDATION
 from datamodules.corpus.engine import Engine
-from datamodules.corpus.reading.planning import Shard, plan_shards
+from datamodules.corpus.reading.planning import Shard, plan_shards, shard_bytes_for, size_of
 from datamodules.corpus.reading.readers import EncodingErrors
 from datamodules.corpus.reading.sources import Input, digest, resolve
 from datamodules.corpus.reporting.report import write_report
@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 
 VERSION = 2  # raised when the same inputs and settings give other documents
 WORK = "work"  # folder of the cache in which the steps of the shards lie
-SHARD_BYTES = 64 << 20  # of input in one shard: so small that a few workers share a small corpus
 ROOM = 0.5  # bytes of disk that are needed at least for a byte of input: text twice, compressed, and its measures
 
 
@@ -48,7 +47,7 @@ class Pipeline:
         curation: what is done to documents on their way.
         stages: stages of your own, applied to each batch after the cleaning of `curation`.
         engine: where the work is done; it changes nothing else.
-        shard_bytes: of input in one shard.
+        shard_bytes: of input in one shard; None is 16, 64 or 256 MiB by the size of all inputs.
     """
 
     sources: str | Sequence[str] = "stdlib"
@@ -60,7 +59,7 @@ class Pipeline:
     curation: Curation = field(default_factory=Curation)
     stages: tuple[Stage, ...] = ()
     engine: Engine = field(default_factory=Engine)
-    shard_bytes: int = SHARD_BYTES
+    shard_bytes: int | None = None
 
     def plan(self, cache_dir: Path) -> "Plan":
         """Look at the inputs, without reading them again where they are known to be unchanged.
@@ -125,13 +124,15 @@ class Plan:
 
     def _build(self, folder: Path) -> dict[str, Any]:
         pipeline = self.pipeline
-        self._check_room()
+        size = sum(map(size_of, self.sides.values()))
+        self._check_room(size)
+        shard_bytes = pipeline.shard_bytes or shard_bytes_for(size)
         shards = [
             (side == VALIDATION, shard, self._digests(side, shard))
             for side, inputs in self.sides.items()
-            for shard in plan_shards(inputs, pipeline.shard_bytes)
+            for shard in plan_shards(inputs, shard_bytes)
         ]
-        run = Run(self.cache_dir / WORK, pipeline.engine, pipeline.curation, shards)
+        run = Run(self.cache_dir / WORK, pipeline.engine.fit(size), pipeline.curation, shards)
         report = run.make(folder, pipeline.reading(), pipeline.stages, pipeline.validation_fraction)
         report |= {"title": self.recipe.name, "fingerprint": self.recipe.fingerprint, "settings": self.recipe.settings}
         write_report(report, folder)
@@ -143,10 +144,8 @@ class Plan:
     def _digests(self, side: str, shard: Shard) -> dict[str, str]:
         return {item.name: self.recipe.inputs[f"{side}: {item.name}"] for item in {part.input for part in shard.parts}}
 
-    def _check_room(self) -> None:
-        """Stop before the work begins where the disk cannot hold even its compressed text."""
-        paths = [item.path for inputs in self.sides.values() for item in inputs]
-        size = sum(path.stat().st_size for path in paths if path is not None and path.is_file())
+    def _check_room(self, size: int) -> None:
+        """Stop before the work begins where the disk cannot hold even the compressed text of `size` bytes of input."""
         free = shutil.disk_usage(self.cache_dir).free
         if free < ROOM * size:
             raise DataError(

@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from datamodules.artefacts import Artefact, Recipe, make
 from datamodules.corpus.curation import Curation, identity
 from datamodules.corpus.decisions import TRAIN, VALIDATION, Documents, gather
 from datamodules.corpus.decontamination import overlap as decontamination
+from datamodules.corpus.decontamination.matching import MatchBenchmarks
 from datamodules.corpus.duplicates import minhash
 from datamodules.corpus.duplicates.lines import frequent_lines, merge_counts
 from datamodules.corpus.engine import Engine
@@ -42,7 +43,7 @@ from datamodules.corpus.steps import (
     Stage,
     Write,
     load_counts,
-    run_step,
+    run_steps,
     save_counts,
 )
 from datamodules.errors import DataError
@@ -76,19 +77,24 @@ class Run:
         Raises:
             DataError: for what cannot be read or written, and where nothing is left to train on.
         """
-        read = self.read(reading, (*self.curation.cleaning(), *stages))
+        tasks = {"read": self.reading(reading, (*self.curation.cleaning(), *stages))}
+        if self.curation.filters:
+            tasks["measure"] = self.measuring(tasks["read"])
+        if self.curation.near_duplicates is not None:
+            tasks["sign"] = self.signing(tasks["read"])
+        if (benchmarks := self.curation.matching()) is not None:
+            tasks["match"] = self.matching(tasks["read"], benchmarks)
+        made = self.run(tasks)
+        read, matched = made["read"], made.get("match", [])
         paths = [artefact.folder / DOCUMENTS_FILE for artefact in read]
-        measured = self.measure(read) if self.curation.filters else []
-        signed = self.sign(read) if self.curation.near_duplicates is not None else []
-        matched = self.match(read)
         documents = gather(paths, [side for side, _, _ in self.shards])
         excerpts = summary.Excerpts(documents, paths)
         told = judge(
             documents,
             self.curation,
             fraction,
-            [artefact.folder / FEATURES_FILE for artefact in measured],
-            [artefact.folder for artefact in signed],
+            [artefact.folder / FEATURES_FILE for artefact in made.get("measure", [])],
+            [artefact.folder for artefact in made.get("sign", [])],
             [artefact.folder / FEATURES_FILE for artefact in matched],
             lambda row: excerpts.samples(np.array([row]))[0]["text"],
         )
@@ -106,69 +112,45 @@ class Run:
 
     # ---- steps ---------------------------------------------------------------------------------------------------
 
-    def step(self, name: str, tasks: Sequence[ShardTask]) -> list[Artefact]:
-        """All shards of a step, made where they are missing."""
-        with StepProgress(name, len(tasks)) as progress:
-            artefacts = run_step(name, tasks, self.engine, progress)
-        self.cpu[name] = sum(artefact.manifest["cpu_seconds"] for artefact in artefacts)
-        return artefacts
+    def run(self, steps: Mapping[str, Sequence[ShardTask]]) -> dict[str, list[Artefact]]:
+        """All shards of some steps, made where they are missing."""
+        with StepProgress(", ".join(steps), len(self.shards)) as progress:
+            made = run_steps(steps, self.engine, progress)
+        for name, artefacts in made.items():
+            self.cpu[name] = sum(artefact.manifest["cpu_seconds"] for artefact in artefacts)
+        return made
 
-    def read(self, reading: Mapping[str, Any], stages: tuple[Stage, ...]) -> list[Artefact]:
+    def reading(self, settings: Mapping[str, Any], stages: tuple[Stage, ...]) -> list[ShardTask]:
         """The documents of each shard, cleaned."""
-        settings = {**reading, "stages": identity(stages)}
+        told = {**settings, "stages": identity(stages)}
         tasks = []
         for _, shard, inputs in self.shards:
-            recipe = Recipe("read", READ_VERSION, settings, {**inputs, "shard": shard.identity})
-            tasks.append(ShardTask(recipe, self.work, Read(partial(DocumentReader, shard, **reading), stages)))
-        return self.step("read", tasks)
+            recipe = Recipe("read", READ_VERSION, told, {**inputs, "shard": shard.identity})
+            tasks.append(ShardTask(recipe, self.work, Read(partial(DocumentReader, shard, **settings), stages)))
+        return tasks
 
-    def measure(self, read: Sequence[Artefact]) -> list[Artefact]:
+    def measuring(self, read: Sequence[ShardTask]) -> list[ShardTask]:
         """What the chosen quality filters look at."""
         names = features.in_order(name for quality in self.curation.quality() for name in quality.needs)
-        return self.step(
-            "measure",
-            [
-                ShardTask(
-                    Recipe("measure", features.VERSION, {"features": list(names)}, {"read": artefact.folder.name}),
-                    self.work,
-                    Measure(artefact.folder / DOCUMENTS_FILE, Features(names)),
-                )
-                for artefact in read
-            ],
-        )
+        recipe = partial(Recipe, "measure", features.VERSION, {"features": list(names)})
+        return [self.behind(task, recipe, Measure(task.made / DOCUMENTS_FILE, Features(names))) for task in read]
 
-    def match(self, read: Sequence[Artefact]) -> list[Artefact]:
-        """Where documents hold text of benchmarks; nothing where there are none."""
-        stage = self.curation.matching()
-        if stage is None:
-            return []
+    def matching(self, read: Sequence[ShardTask], stage: MatchBenchmarks) -> list[ShardTask]:
+        """Where documents hold text of benchmarks."""
         settings = {key: value for key, value in asdict(stage).items() if key != "paths"}
-        return self.step(
-            "match",
-            [
-                ShardTask(
-                    Recipe("match", decontamination.VERSION, settings, {"read": artefact.folder.name}),
-                    self.work,
-                    Measure(artefact.folder / DOCUMENTS_FILE, stage),
-                )
-                for artefact in read
-            ],
-        )
+        recipe = partial(Recipe, "match", decontamination.VERSION, settings)
+        return [self.behind(task, recipe, Measure(task.made / DOCUMENTS_FILE, stage)) for task in read]
 
-    def sign(self, read: Sequence[Artefact]) -> list[Artefact]:
+    def signing(self, read: Sequence[ShardTask]) -> list[ShardTask]:
         """What near-duplicates are found by."""
-        settings = {"minhash": identity(self.curation.minhash)}
-        return self.step(
-            "sign",
-            [
-                ShardTask(
-                    Recipe("sign", minhash.VERSION, settings, {"read": artefact.folder.name}),
-                    self.work,
-                    Sign(artefact.folder / DOCUMENTS_FILE, self.curation.minhash),
-                )
-                for artefact in read
-            ],
-        )
+        recipe = partial(Recipe, "sign", minhash.VERSION, {"minhash": identity(self.curation.minhash)})
+        return [self.behind(task, recipe, Sign(task.made / DOCUMENTS_FILE, self.curation.minhash)) for task in read]
+
+    def behind(
+        self, read: ShardTask, recipe: Callable[[dict[str, str]], Recipe], build: Callable[[Path], dict[str, Any]]
+    ) -> ShardTask:
+        """What is made from the documents of a shard alone."""
+        return ShardTask(recipe({"read": read.made.name}), self.work, build)
 
     def listed_lines(self, read: Sequence[Artefact], decided: Sequence[Artefact]) -> tuple[Stage, ...]:
         """The stage that drops lines which stand in many of the kept documents; none where that was not asked for."""
@@ -180,7 +162,7 @@ class Run:
             inputs = {"read": documents.folder.name, "decisions": decisions.folder.name}
             build = CountLines(documents.folder / DOCUMENTS_FILE, decisions.folder / DECISIONS_FILE, unit)
             tasks.append(ShardTask(Recipe("lines", LINES_VERSION, {"unit": unit}, inputs), self.work, build))
-        counted = self.step("lines", tasks)
+        counted = self.run({"lines": tasks})["lines"]
 
         def list_frequent(folder: Path) -> dict[str, Any]:
             merged = merge_counts(load_counts(artefact.folder / LINES_FILE) for artefact in counted)
@@ -206,7 +188,7 @@ class Run:
             inputs = {"read": documents.folder.name, "decisions": decisions.folder.name}
             build = Write(documents.folder / DOCUMENTS_FILE, decisions.folder / DECISIONS_FILE, stages, fraction)
             tasks.append(ShardTask(Recipe("write", WRITE_VERSION, settings, inputs), self.work, build))
-        return self.step("write", tasks)
+        return self.run({"write": tasks})["write"]
 
     def decisions(self, documents: Documents, shard: int) -> Artefact:
         """What was decided of one shard, in a folder named by its content."""

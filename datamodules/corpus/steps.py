@@ -6,8 +6,8 @@ than the shards in hand is lost; and a changed input or setting makes only what 
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -65,6 +65,11 @@ class ShardTask:
     build: Callable[[Path], dict[str, Any]]
     reason: str = ""
 
+    @property
+    def made(self) -> Path:
+        """The folder that it makes."""
+        return self.folder / self.recipe.name
+
     def __call__(self) -> dict[str, Any]:
         artefact = make(self.recipe, self.folder, self._timed, reason=self.reason)
         return {"manifest": artefact.manifest}
@@ -75,27 +80,48 @@ class ShardTask:
         return {"record": record, "cpu_seconds": round(time.process_time() - start, 3)}
 
 
-def run_step(
-    name: str, tasks: Sequence[ShardTask], engine: Engine, tell: Callable[[dict[str, Any]], None]
-) -> list[Artefact]:
-    """Do what is missing of a step and return all its shards, in order; `tell` gets each new record as it is done."""
-    found = [find(task.recipe, task.folder) for task in tasks]
-    missing = [number for number, artefact in enumerate(found) if artefact is None]
-    if not missing:
-        log.info("%s: reused all %d shards (inputs and settings are unchanged)", name, len(tasks))
-        return [artefact for artefact in found if artefact is not None]
-    folder = tasks[missing[0]].folder
-    folder.mkdir(parents=True, exist_ok=True)
-    reason = why(tasks[missing[0]].recipe, folder)
-    reused = len(tasks) - len(missing)
-    log.info("%s: %d shards to do%s (%s)", name, len(missing), f", {reused} reused" if reused else "", reason)
-    remove_stale(folder)
-    chosen = [ShardTask(tasks[n].recipe, folder, tasks[n].build, reason) for n in missing]
-    for number, result in engine.run(chosen):
-        recipe = chosen[number].recipe
-        found[missing[number]] = Artefact(folder / recipe.name, result["manifest"], reason)
+@dataclass(frozen=True)
+class Chain:
+    """What is to be done with one shard, step after step; returns what each step did, by its name."""
+
+    tasks: Mapping[str, ShardTask]
+
+    def __call__(self) -> dict[str, Any]:
+        return {name: task() for name, task in self.tasks.items()}
+
+
+def run_steps(
+    steps: Mapping[str, Sequence[ShardTask]], engine: Engine, tell: Callable[[dict[str, Any]], None]
+) -> dict[str, list[Artefact]]:
+    """Do what is missing of steps that each shard goes through by itself, and return all their shards, in order.
+
+    A worker takes a shard through all of them, so that workers are started once. `tell` gets a record of each shard as
+    it is done.
+    """
+    found = {name: [find(task.recipe, task.folder) for task in tasks] for name, tasks in steps.items()}
+    chains: dict[int, dict[str, ShardTask]] = {}
+    for name, tasks in steps.items():
+        missing = [number for number, artefact in enumerate(found[name]) if artefact is None]
+        if not missing:
+            log.info("%s: reused all %d shards (inputs and settings are unchanged)", name, len(tasks))
+            continue
+        folder = tasks[missing[0]].folder
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = why(tasks[missing[0]].recipe, folder)
+        reused = len(tasks) - len(missing)
+        log.info("%s: %d shards to do%s (%s)", name, len(missing), f", {reused} reused" if reused else "", reason)
+        for number in missing:
+            chains.setdefault(number, {})[name] = replace(tasks[number], reason=reason)
+    for folder in {task.folder for tasks in steps.values() for task in tasks}:
+        remove_stale(folder)
+    numbers = sorted(chains)
+    for place, made in engine.run([Chain(chains[number]) for number in numbers]):
+        number = numbers[place]
+        for name, result in made.items():
+            task = chains[number][name]
+            found[name][number] = Artefact(task.made, result["manifest"], task.reason)
         tell(result["manifest"]["record"])
-    return [artefact for artefact in found if artefact is not None]
+    return {name: [artefact for artefact in artefacts if artefact is not None] for name, artefacts in found.items()}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import os
 import re
 import signal
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from datamodules.artefacts import Recipe, find, make
+from datamodules.artefacts import Recipe, find, make, remove_stale
 from datamodules.errors import DataError
 
 RECIPE = Recipe("thing", 1, {"size": 3}, {"a.txt": "11"})
@@ -177,3 +178,17 @@ def test_what_the_making_cannot_find_is_not_hidden(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="absent"):
         make(RECIPE, tmp_path, lambda folder: {"size": len((folder / "absent").read_bytes())})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".tokens-0123.lock").touch()
+    remove_stale(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_is_held_is_left(tmp_path: Path) -> None:
+    path = tmp_path / ".tokens-0123.lock"
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        remove_stale(tmp_path)
+    assert path.exists()

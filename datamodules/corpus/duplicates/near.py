@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from datamodules.corpus.duplicates.minhash import CHANCE, EMPTY, NO_KEY, MinHash
 
@@ -176,6 +174,9 @@ def clusters(documents: np.ndarray, edges: Edges) -> np.ndarray:
     if not nodes.size:
         return documents.copy()
     ends = np.searchsorted(nodes, edges.first), np.searchsorted(nodes, edges.second)
+    from scipy.sparse import coo_array  # here, as importing it takes 0.2 s in every worker, and none needs it
+    from scipy.sparse.csgraph import connected_components
+
     graph = coo_array((np.ones(len(edges.first), dtype=np.int8), ends), shape=(len(nodes), len(nodes)))
     labels = connected_components(graph, directed=False)[1]
     _, smallest = np.unique(labels, return_index=True)  # nodes are sorted

@@ -1,7 +1,7 @@
 """What is read at once: small inputs together, large ones in parts, so that one huge file is parallel and resumable."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,10 @@ from datamodules.corpus.reading import columns, hub
 from datamodules.corpus.reading.files import is_compressed, unreadable
 from datamodules.corpus.reading.sources import Input
 
-SHARD_BYTES = 256 << 20  # of files, as they lie on disk
+# Bytes of files, as they lie on disk, in a shard: 1/256 of all, so that workers can share a small corpus and a
+# large one does not fall into dust. There are few sizes, as another size makes every shard another one.
+SHARD_SIZES = (16 << 20, 64 << 20, 256 << 20)
+MOST_SHARDS = 256  # of one size, before the next larger one
 MOST_FILES = 4096  # in a shard, empty ones too: opening a file costs about as much as reading 64 KiB of it
 
 
@@ -58,7 +61,17 @@ class Shard:
         return xxhash.xxh3_128_hexdigest(json.dumps(parts).encode())
 
 
-def plan_shards(inputs: Sequence[Input], shard_bytes: int = SHARD_BYTES) -> list[Shard]:
+def size_of(inputs: Iterable[Input]) -> int:
+    """Bytes of the files among the inputs, as they lie on disk."""
+    return sum(_size(item.path) for item in inputs if item.path is not None and item.path.is_file())
+
+
+def shard_bytes_for(size: int) -> int:
+    """Bytes of a shard where all inputs together have `size` bytes."""
+    return next((shard for shard in SHARD_SIZES if size <= MOST_SHARDS * shard), SHARD_SIZES[-1])
+
+
+def plan_shards(inputs: Sequence[Input], shard_bytes: int) -> list[Shard]:
     """Shards of at most `shard_bytes`, in the order of the inputs, each record in one of them.
 
     Text and JSON lines are cut by bytes, Parquet by row groups and Arrow files by record batches (one of these may be

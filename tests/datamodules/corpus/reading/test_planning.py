@@ -66,7 +66,7 @@ def test_shards_hold_what_the_whole_holds(
         if path.stat().st_size == 0:
             return
         inputs = resolve(str(path))
-        (whole,) = plan_shards(inputs)
+        (whole,) = plan_shards(inputs, 1 << 30)
         shards = plan_shards(inputs, shard_bytes)
         documents, counts = read([whole], piece_bytes=piece_bytes)
         assert read(shards, piece_bytes=piece_bytes) == (documents, counts)
@@ -137,7 +137,7 @@ def test_empty_files_are_not_all_in_one_shard(tmp_path: Path) -> None:
     path = tmp_path / "empty.txt"
     path.touch()
     inputs = [Input("texts", f"{number}.txt", "text", path) for number in range(10_000)]
-    shards = plan_shards(inputs)
+    shards = plan_shards(inputs, 1 << 30)
     assert max(len(shard.parts) for shard in shards) <= 4096
     documents, counts = read(shards)
     assert {text for _, text in documents} == {""}
@@ -156,7 +156,7 @@ def test_a_source_that_disappears_or_shrinks_after_planning(tmp_path: Path, name
     with pytest.raises(DataError, match=rf"cannot read .*{name} \(No such file"):
         read(shards[-1:])
     with pytest.raises(DataError, match=rf"cannot read .*{name} \(No such file"):
-        plan_shards([shards[0].parts[0].input])
+        plan_shards([shards[0].parts[0].input], 1 << 30)
 
 
 def test_a_bad_line_of_a_later_part_is_named_by_its_number_in_the_file(tmp_path: Path) -> None:
