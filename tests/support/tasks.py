@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,3 +34,16 @@ class Square:
                 return
             self.once.touch()
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """Takes its time and leaves a file."""
+
+    seconds: float
+    file: Path
+
+    def __call__(self) -> dict[str, Any]:
+        time.sleep(self.seconds)
+        self.file.touch()
+        return {}

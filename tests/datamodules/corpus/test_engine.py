@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,7 @@ def test_workers_that_die_again_and_again_end_the_work() -> None:
 def test_the_process_ends_with_the_exit_code_it_chose(trouble: str) -> None:
     program = f"""
 import sys
+import time
 from support.tasks import Square
 from datamodules.corpus.engine import Engine
 from datamodules.errors import DataError
@@ -76,3 +78,23 @@ except DataError as error:
 def test_no_worker_is_an_error() -> None:
     with pytest.raises(DataError, match="workers is 0; it can be 1 or more"):
         squares(Engine(workers=0), Square(1))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there, a process does not tell that its parent is gone")
+def test_workers_end_soon_after_a_run_that_was_killed(tmp_path: Path) -> None:
+    program = f"""
+from pathlib import Path
+from support.tasks import Sleep
+from datamodules.corpus.engine import Engine
+list(Engine(workers=2).run([Sleep(0.2, Path({str(tmp_path)!r}) / str(n)) for n in range(200)]))
+"""
+    process = subprocess.Popen([sys.executable, "-c", program])
+    while len(list(tmp_path.iterdir())) < 3:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    time.sleep(1)
+    done = len(list(tmp_path.iterdir()))
+    assert done < 20
+    time.sleep(1)
+    assert len(list(tmp_path.iterdir())) == done
