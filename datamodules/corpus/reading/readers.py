@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from datamodules.corpus.reading import hub
 from datamodules.corpus.reading.archives import read_archive
 from datamodules.corpus.reading.columns import read_arrow, read_parquet
 from datamodules.corpus.reading.files import printable
+from datamodules.corpus.reading.json_blocks import Block
 from datamodules.corpus.reading.planning import Part, Shard
 from datamodules.corpus.reading.records import PIECE_BYTES, RECORD_BYTES, EncodingErrors, ReadOptions, Record
 from datamodules.corpus.reading.rows import read_json_lines, read_table
@@ -78,7 +80,7 @@ class DocumentReader(Iterator[pa.RecordBatch]):
         batch_bytes: int = BATCH_BYTES,
     ) -> None:
         self.parts = inputs.parts if isinstance(inputs, Shard) else tuple(Part(item) for item in inputs)
-        self.options = ReadOptions(text_field, encoding_errors, piece_bytes, record_bytes)
+        self.options = ReadOptions(text_field, encoding_errors, piece_bytes, record_bytes, batch_bytes)
         self.max_bad_fraction = max_bad_fraction
         self.batch_bytes = batch_bytes
         self.counts = ReadCounts()
@@ -96,6 +98,12 @@ class DocumentReader(Iterator[pa.RecordBatch]):
             self.counts.inputs += part.start == 0
             prefix = f"{item.source}\0{item.shard}\0"
             for record in self._checked(part):
+                if isinstance(record, Block):
+                    if ids:  # what was read before it comes before it
+                        yield _batch(columns)
+                        size = 0
+                    yield self._documents(record, prefix, item.source)
+                    continue
                 text = record.text
                 if text is None:
                     continue
@@ -111,19 +119,31 @@ class DocumentReader(Iterator[pa.RecordBatch]):
                 self.counts.bytes += length
                 self.counts.replaced += record.replaced
                 if size >= self.batch_bytes:
-                    yield pa.RecordBatch.from_arrays(list(columns), schema=DOCUMENTS)
-                    for column in columns:
-                        column.clear()
+                    yield _batch(columns)
                     size = 0
         if ids:
-            yield pa.RecordBatch.from_arrays(list(columns), schema=DOCUMENTS)
+            yield _batch(columns)
 
-    def _checked(self, part: Part) -> Iterator[Record]:
+    def _documents(self, block: Block, prefix: str, source: str) -> pa.RecordBatch:
+        n = len(block.keys)
+        self.counts.documents += n
+        self.counts.bytes += pc.sum(pc.binary_length(block.texts)).as_py() or 0
+        ids = [xxhash.xxh3_128_hexdigest(f"{prefix}{key}".encode()) for key in block.keys]
+        return pa.RecordBatch.from_arrays(
+            [pa.array(ids, pa.string()), block.texts, pa.repeat(source, n), pa.nulls(n, pa.string())], schema=DOCUMENTS
+        )
+
+    def _checked(self, part: Part) -> Iterator[Record | Block]:
         """Count the records that are no documents; bad rows are let pass up to the share that is allowed."""
         reasons = self.counts.not_documents
         rows = bad = 0
         first: Record | None = None
         for record in _records(part, self.options):
+            if isinstance(record, Block):
+                self.counts.records += len(record.keys)
+                rows += len(record.keys)
+                yield record
+                continue
             self.counts.records += 1
             rows += 1
             if record.text is None:
@@ -145,11 +165,19 @@ class DocumentReader(Iterator[pa.RecordBatch]):
             )
 
 
+def _batch(columns: tuple[list[Any], ...]) -> pa.RecordBatch:
+    """The batch of what the columns hold; they are empty afterwards."""
+    batch = pa.RecordBatch.from_arrays(list(columns), schema=DOCUMENTS)
+    for column in columns:
+        column.clear()
+    return batch
+
+
 def _where(part: Part) -> str:
     return part.input.source if part.input.path is None else printable(part.input.path)
 
 
-def _records(part: Part, options: ReadOptions) -> Iterator[Record]:
+def _records(part: Part, options: ReadOptions) -> Iterator[Record | Block]:
     item, start, end = part.input, part.start, part.end
     if item.format in ("hub", "saved"):
         return hub.read_rows(item.format, item.source, item.path, start, end, options.text_field)

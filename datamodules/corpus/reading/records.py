@@ -9,6 +9,7 @@ from datamodules.errors import DataError
 EncodingErrors = Literal["replace", "strict"]
 
 PIECE_BYTES = 16 << 20  # a longer text file is read as several documents of about this size, cut at line ends
+BLOCK_BYTES = 8 << 20  # of lines of JSON that are parsed at once
 RECORD_BYTES = 64 << 20  # a longer line of JSON, web page or archived record is counted, never held in memory
 
 
@@ -23,6 +24,7 @@ class ReadOptions:
     encoding_errors: EncodingErrors = "replace"
     piece_bytes: int = PIECE_BYTES
     record_bytes: int = RECORD_BYTES
+    block_bytes: int = BLOCK_BYTES
 
 
 class Record(NamedTuple):

@@ -7,33 +7,59 @@ from functools import partial
 from pathlib import Path
 
 from datamodules.corpus.reading.files import line_number, lines, open_range, printable
+from datamodules.corpus.reading.json_blocks import Block, parse_block
 from datamodules.corpus.reading.records import ReadOptions, Record, bad, decode, demand_field, from_row
 from datamodules.errors import DataError
 
 
-def read_json_lines(path: Path, start: int, end: int | None, options: ReadOptions) -> Iterator[Record]:
+def read_json_lines(path: Path, start: int, end: int | None, options: ReadOptions) -> Iterator[Record | Block]:
     """The lines that start in [start, end) bytes, blank ones left out; the key is the byte where a line starts.
 
     A line of over `record_bytes` is a bad row and is never held in memory.
     """
     with open_range(path, end) as file:
+        offsets: list[int] = []
+        block: list[bytes | None] = []
+        size = 0
         for offset, line in lines(file, path, options.record_bytes, start, end):
-            place = partial(_line, path, offset)
-            if line is None:
-                yield bad(offset, "line_too_long", place, f"longer than {options.record_bytes:,} bytes")
-                continue
-            if not line.strip():
-                continue
-            where = partial(_whole_place, path, offset)
-            text, replaced = decode(line, options.encoding_errors, where)
-            try:
-                row = json.loads(text.removeprefix("\ufeff") if offset == 0 else text)
-            except ValueError as error:
-                yield bad(offset, "not_json", place, f"not JSON: {error}")
-            except RecursionError:
-                yield bad(offset, "not_json", place, "not JSON: nested too deep")
-            else:
-                yield from_row(row, offset, options.text_field, place, replaced=replaced)
+            offsets.append(offset)
+            block.append(line)
+            size += len(line or b"")
+            if size >= options.block_bytes:
+                yield from _rows(path, offsets, block, options)
+                offsets, block, size = [], [], 0
+        if block:
+            yield from _rows(path, offsets, block, options)
+
+
+def _rows(path: Path, offsets: list[int], block: list[bytes | None], options: ReadOptions) -> Iterator[Record | Block]:
+    """The records of some lines: all at once where that can be done, else one by one."""
+    whole = [line for line in block if line is not None]
+    if len(whole) == len(block) and (parsed := parse_block(offsets, whole, options.text_field)) is not None:
+        yield parsed
+        return
+    for offset, line in zip(offsets, block, strict=True):
+        place = partial(_line, path, offset)
+        if line is None:
+            yield bad(offset, "line_too_long", place, f"longer than {options.record_bytes:,} bytes")
+            continue
+        if not line.strip():
+            continue
+        where = partial(_whole_place, path, offset)
+        text, replaced = decode(line, options.encoding_errors, where)
+        try:
+            row = json.loads(text.removeprefix("\ufeff") if offset == 0 else text, parse_int=_whole_number)
+        except ValueError as error:
+            yield bad(offset, "not_json", place, f"not JSON: {error}")
+        except RecursionError:
+            yield bad(offset, "not_json", place, "not JSON: nested too deep")
+        else:
+            yield from_row(row, offset, options.text_field, place, replaced=replaced)
+
+
+def _whole_number(digits: str) -> int | float:
+    """Python refuses to make an integer of thousands of digits; whoever writes one has no text there anyway."""
+    return int(digits) if len(digits) < 1000 else float(digits)
 
 
 def _line(path: Path, offset: int) -> str:

@@ -56,7 +56,7 @@ def test_a_data_set_of_several_files_is_read_in_parts(tmp_path: Path, saved: boo
         for part in range(3):
             pq.write_table(pa.table({"text": TEXTS[part::3]}), tmp_path / "set" / f"train-{part}.parquet")
     inputs = resolve(str(tmp_path / "set") if saved else f"hf:{tmp_path}/set")
-    shards = plan_shards(inputs)
+    shards = plan_shards(inputs, 1 << 30)
     assert [(part.start, part.end) for shard in shards for part in shard.parts] == [(0, 1), (1, 2), (2, 3)]
     parts = [row for shard in shards for row in rows(DocumentReader(shard))]
     assert parts == rows(DocumentReader(inputs))
