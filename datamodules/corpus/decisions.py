@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from datamodules.corpus.duplicates.exact import contained, hash_columns, id_columns, survivors
 from datamodules.corpus.split import in_validation, is_near
@@ -104,6 +105,18 @@ class Documents:
             pa.array(self.jaccard[rows], mask=np.isnan(self.jaccard[rows])),
         ]
         return pa.Table.from_arrays(columns, schema=DECISIONS)
+
+    def digest(self, shard: int) -> str:
+        """32 hexadecimal digits that change with any decision on a shard, and with nothing else."""
+        rows = slice(self.starts[shard], self.starts[shard + 1])
+        names = [xxhash.xxh3_64_intdigest(reason.encode()) for reason in self.reasons]
+        reasons = np.array([*names, 0], dtype=np.uint64)[self.reason[rows]]  # KEPT is the last one
+        instead = self.kept_instead[rows]
+        partners = np.where(instead[:, None] >= 0, self.ids[np.maximum(instead, 0)], 0)
+        sink = xxhash.xxh3_128()
+        for column in (self.goes[rows], self.copies[rows], reasons, instead >= 0, partners, self.jaccard[rows]):
+            sink.update(np.ascontiguousarray(column).tobytes())
+        return sink.hexdigest()
 
 
 def _validity(valid: np.ndarray) -> pa.Buffer:

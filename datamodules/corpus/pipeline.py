@@ -27,7 +27,7 @@ from datamodules.errors import DataError
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # raised when the same inputs and settings give other documents
+VERSION = 3  # raised when the same inputs and settings give other documents
 WORK = "work"  # folder of the cache in which the steps of the shards lie
 ROOM = 0.5  # bytes of disk that are needed at least for a byte of input: text twice, compressed, and its measures
 

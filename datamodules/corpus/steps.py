@@ -33,6 +33,7 @@ from datamodules.corpus.duplicates.lines import (
 from datamodules.corpus.duplicates.minhash import MinHash
 from datamodules.corpus.engine import Engine
 from datamodules.corpus.shards import DOCUMENTS, ShardWriter, read_batches
+from datamodules.corpus.spans import text_bytes
 from datamodules.corpus.split import cut_tail
 
 log = logging.getLogger(__name__)
@@ -242,7 +243,9 @@ class Write:
                     writer.write(part)
                     digest.update(writer.split.encode())
                     for name in ("id", "text"):
-                        digest.update("\0".join(part.column(name).to_pylist()).encode())
+                        data, offsets = text_bytes(part.column(name))
+                        digest.update(np.diff(offsets).tobytes())
+                        digest.update(data.tobytes())
         return {
             "documents": start,
             "bytes": train.bytes + validation.bytes,

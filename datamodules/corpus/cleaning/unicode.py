@@ -38,7 +38,9 @@ def _without_controls(text: pa.StringArray) -> pa.StringArray:
     if len(text) == 0:
         return text
     data, offsets = text_bytes(text)
-    if data.size == 0:
+    lead = np.flatnonzero(data[:-1] == C1_LEAD)
+    controls = lead[data[lead + 1] < 0xA0]
+    if not controls.size and not _has_ascii_controls(data):
         return text
     drop = REMOVED[data]
     returns = np.flatnonzero(data == RETURN)
@@ -48,13 +50,15 @@ def _without_controls(text: pa.StringArray) -> pa.StringArray:
         data = data.copy()
         data[returns[~followed]] = NEWLINE
         drop[returns[~followed]] = False
-    lead = np.flatnonzero(data[:-1] == C1_LEAD)
-    controls = lead[data[lead + 1] < 0xA0]
     drop[controls] = drop[controls + 1] = True
-    if not drop.any():
-        return text if not returns.size else text_array(data, offsets)
     kept_before = np.concatenate(([0], np.cumsum(~drop)))
     return text_array(data[~drop], kept_before[offsets])
+
+
+def _has_ascii_controls(data: np.ndarray) -> bool:
+    """Whether there is a control character, or a carriage return; counted, as that takes no room and little time."""
+    kept = np.count_nonzero(data == TAB) + np.count_nonzero(data == NEWLINE)
+    return bool(np.count_nonzero(data < 0x20) > kept or (data == 0x7F).any())
 
 
 def _normalised(text: pa.StringArray) -> pa.StringArray:

@@ -128,3 +128,33 @@ def test_shards_are_gathered_in_their_order(tmp_path: Path) -> None:
     assert [documents.source_names[code] for code in documents.sources] == ["A", "B", "C"]
     expected = [xxhash.xxh3_128_intdigest(name.encode()) for name in "abc"]
     assert [int(high) << 64 | int(low) for high, low in documents.contents] == expected
+
+
+@pytest.mark.parametrize("change", ["goes", "copies", "reason", "kept_instead", "partner", "jaccard"])
+def test_the_digest_of_a_shard_changes_with_each_decision_on_it_alone(change: str) -> None:
+    def decided() -> Documents:
+        documents = documents_of(["a", "b", "a", "c", "d", "e"], shards=2)
+        drop_exact_duplicates(documents)
+        return documents
+
+    before, documents = decided(), decided()
+    assert before.digest(0) == documents.digest(0) != before.digest(1)
+    if change == "reason":
+        documents.reasons[0] = "another"
+    elif change == "partner":
+        documents.kept_instead[2] = 1
+    elif change == "kept_instead":
+        documents.kept_instead[1] = 0
+    else:
+        getattr(documents, change)[1] = 9
+    assert documents.digest(0) != before.digest(0)
+    assert documents.digest(1) == before.digest(1)
+
+
+def test_the_digest_of_a_shard_does_not_depend_on_the_order_of_the_reasons() -> None:
+    one, other = documents_of(["a", "b"]), documents_of(["a", "b"])
+    for documents, order in ((one, ["x", "y"]), (other, ["y", "x"])):
+        for reason in order:
+            documents.drop(reason, np.array([reason == "x", reason == "y"]))
+    assert one.reasons != other.reasons
+    assert one.digest(0) == other.digest(0)
