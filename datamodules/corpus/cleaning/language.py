@@ -46,9 +46,9 @@ def first_part(text: pa.StringArray, size: int) -> pa.StringArray:
     data, offsets = text_bytes(text)
     starts = offsets[:-1]
     ends = character_starts(data, np.minimum(offsets[1:], starts + size))
-    lengths = ends - starts
-    heads = np.concatenate(([0], np.cumsum(lengths)))
-    return text_array(data[np.repeat(starts - heads[:-1], lengths) + np.arange(heads[-1])], heads)
+    pieces = [data[start:end].tobytes() for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+    heads = np.concatenate(([0], np.cumsum(ends - starts)))
+    return text_array(np.frombuffer(b"".join(pieces), dtype=np.uint8), heads)
 
 
 @cache
