@@ -1,11 +1,13 @@
+import subprocess
 import sys
 
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-from datamodules.corpus.cleaning.language import Language, _model, first_part
+from datamodules.corpus.cleaning.language import Language, _identifier, first_part
 from datamodules.errors import DataError
 
 
@@ -64,7 +66,33 @@ def test_the_first_part_has_whole_characters(texts: list[str], size: int) -> Non
 
 def test_without_the_package_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "py3langid.langid", None)
-    _model.cache_clear()
+    _identifier.cache_clear()
     with pytest.raises(DataError, match=r"labyrinth-llm\[lang\]"):
         told(["text"])
-    _model.cache_clear()
+    _identifier.cache_clear()
+
+
+def test_the_model_is_loaded_once() -> None:
+    told(["text"])
+    model = _identifier()
+    told(["another text"])
+    assert _identifier() is model
+    assert _identifier.cache_info().misses == 1
+
+
+def test_a_text_cut_within_a_character_is_judged_without_it() -> None:
+    model = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    text = "\u042f \u043d\u0435 \u0437\u043d\u0430\u044e \u3053\u308c\u306f \U00020000 word"
+    for size in range(2, len(text.encode()) + 1):
+        [(answer, score)] = told([text], first_bytes=size)
+        expected = model.classify(text.encode()[:size].decode(errors="ignore"))
+        assert (answer, score) == (expected[0], pytest.approx(expected[1], abs=2e-5))
+
+
+def test_importing_the_stage_is_cheap() -> None:
+    """Neither the model's package nor what the rest of the pipeline needs comes with it."""
+    program = (
+        "import sys, datamodules.corpus.cleaning.language\n"
+        "assert not {'py3langid', 'scipy', 'daft', 'rich', 'datamodules.corpus.run'} & set(sys.modules), 'imported'"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
