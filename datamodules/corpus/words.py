@@ -57,20 +57,24 @@ def split_words(text: pa.StringArray) -> Words:
     data, documents = text_bytes(text)
     # Translating bytes is four times as fast as indexing a table of NumPy's with them.
     data = np.frombuffer(bytearray(data).translate(_LETTERS), dtype=np.uint8)
-    single = _mark_beyond_ascii(data) if data.size and data.max() >= 0x80 else None
-    inside = np.zeros(data.size + 2, dtype=bool)  # byte i stands at i + 1, between two that are outside
-    np.not_equal(data, 0, out=inside[1:-1])
-    edges = inside[1:] != inside[:-1]  # between byte i - 1 and i
-    cuts = documents if single is None else np.concatenate((documents, single, single + 3))
-    cuts = np.unique(cuts[inside[cuts] & inside[cuts + 1]])
-    # Edges are starts and ends of words by turns. A cut in the middle of letters is both, so it stands twice.
-    bounds = np.flatnonzero(edges)
-    if cuts.size:
-        bounds = np.insert(bounds, np.repeat(np.searchsorted(bounds, cuts), 2), np.repeat(cuts, 2))
+    single = _mark_beyond_ascii(data) if data.size and data.max() >= 0x80 else documents[:0]
+    bounds = _bounds(data, documents if not single.size else np.concatenate((documents, single, single + 3)))
     starts, ends = bounds[::2], bounds[1::2]
     # No document begins within a word, so the bounds before it are those of whole words, but for an end just there.
     offsets = (np.searchsorted(bounds, documents) + 1) // 2
     return Words(starts, ends, hash_spans(data, starts, ends), offsets)
+
+
+def _bounds(data: np.ndarray, cuts: np.ndarray) -> np.ndarray:
+    """int64 [2 * words]: start and end of each run of bytes that are not zero, cut in two at the places `cuts`."""
+    inside = np.zeros(data.size + 2, dtype=bool)  # byte i stands at i + 1, between two that are outside
+    np.not_equal(data, 0, out=inside[1:-1])
+    bounds = np.flatnonzero(inside[1:] != inside[:-1])  # between byte i - 1 and i
+    cuts = cuts[inside[cuts] & inside[cuts + 1]]
+    if cuts.size:  # in the middle of letters: each is an end and a start, so it stands twice
+        cuts = np.unique(cuts)
+        bounds = np.insert(bounds, np.repeat(np.searchsorted(bounds, cuts), 2), np.repeat(cuts, 2))
+    return bounds
 
 
 def _mark_beyond_ascii(data: np.ndarray) -> np.ndarray:
@@ -151,17 +155,14 @@ def ngrams(words: Words, n: int) -> np.ndarray:
     counts, first, end = words.counts, words.offsets[:-1], words.offsets[1:]
     # Every n neighbours first, those across documents too.
     padded = np.concatenate((words.hashes, np.zeros(n - 1, dtype=np.uint64)))
-    hashes = np.empty_like(words.hashes)
-    for block in range(0, len(hashes), BLOCK):
-        total = hashes[block : block + BLOCK]
-        total[:] = padded[block : block + len(total)]
-        for place in range(1, n):
-            total *= _NGRAM
-            total += padded[block + place : block + place + len(total)]
-    whole = end[counts >= n]
+    hashes = words.hashes.copy()
     for place in range(1, n):
-        hashes[whole - place] = hashes[whole - n]
-    for count in range(1, n):
+        hashes *= _NGRAM
+        hashes += padded[place : place + len(hashes)]
+    last = end[counts >= n] - n
+    for place in range(1, n):
+        hashes[last + place] = hashes[last]
+    for count in np.unique(counts[counts < n]):
         short = first[counts == count]
         value = np.zeros(len(short), dtype=np.uint64)
         for place in range(count):

@@ -17,8 +17,8 @@ KEYS, SIGNATURE = "near_keys", "near_signature"  # columns
 NO_KEY = 0  # of a document without a signature
 EMPTY = 0  # a bin of the signature that no n-gram fell into
 CHANCE = 258 / 2**16  # that two values of a byte are equal though what they were made from is not; 0 counts as 1
-BLOCK_BYTES = 1 << 18  # of text worked on at a time, so that what is made of it stays in the processor's cache
-DOCUMENTS = 256
+BLOCK_BYTES = 1 << 17  # of text worked on at a time, so that what is made of it stays in the processor's cache
+DOCUMENTS = 512
 
 _NONE = np.uint32(0xFFFFFFFF)  # the least value of no n-grams
 _HALF = np.uint64(32)  # bits
