@@ -9,7 +9,8 @@ import xxhash
 from datamodules.corpus.spans import text_bytes
 
 LOAD = 8  # bytes that one step of the hash takes in
-BLOCK = 1 << 15  # words or n-grams that are worked on at a time: their columns fit into the processor's cache
+BLOCK = 1 << 13  # words or n-grams that are worked on at a time: their columns fit into the processor's cache
+CLOSE = 12  # bytes from one word to the next, on average, up to which copying all bytes between them pays
 LONG_WORD = 64  # bytes; longer ones (base64, hashes, tables) are rare and hashed one by one
 
 # Letters and digits of ASCII in one case, and every byte of a character beyond ASCII; zero for what separates words.
@@ -56,18 +57,24 @@ def split_words(text: pa.StringArray) -> Words:
     data, documents = text_bytes(text)
     # Translating bytes is four times as fast as indexing a table of NumPy's with them.
     data = np.frombuffer(bytearray(data).translate(_LETTERS), dtype=np.uint8)
-    single = _mark_beyond_ascii(data) if data.size and data.max() >= 0x80 else None
+    single = _mark_beyond_ascii(data) if data.size and data.max() >= 0x80 else documents[:0]
+    bounds = _bounds(data, documents if not single.size else np.concatenate((documents, single, single + 3)))
+    starts, ends = bounds[::2], bounds[1::2]
+    # No document begins within a word, so the bounds before it are those of whole words, but for an end just there.
+    offsets = (np.searchsorted(bounds, documents) + 1) // 2
+    return Words(starts, ends, hash_spans(data, starts, ends), offsets)
+
+
+def _bounds(data: np.ndarray, cuts: np.ndarray) -> np.ndarray:
+    """int64 [2 * words]: start and end of each run of bytes that are not zero, cut in two at the places `cuts`."""
     inside = np.zeros(data.size + 2, dtype=bool)  # byte i stands at i + 1, between two that are outside
     np.not_equal(data, 0, out=inside[1:-1])
-    edges = inside[1:] != inside[:-1]  # between byte i - 1 and i
-    cuts = np.unique(documents if single is None else np.concatenate((documents, single, single + 3)))
+    bounds = np.flatnonzero(inside[1:] != inside[:-1])  # between byte i - 1 and i
     cuts = cuts[inside[cuts] & inside[cuts + 1]]
-    # Edges are starts and ends of words by turns. A cut in the middle of letters is both, so it stands twice.
-    bounds = np.flatnonzero(edges)
-    if cuts.size:
+    if cuts.size:  # in the middle of letters: each is an end and a start, so it stands twice
+        cuts = np.unique(cuts)
         bounds = np.insert(bounds, np.repeat(np.searchsorted(bounds, cuts), 2), np.repeat(cuts, 2))
-    starts, ends = bounds[::2], bounds[1::2]
-    return Words(starts, ends, hash_spans(data, starts, ends), np.searchsorted(starts, documents))
+    return bounds
 
 
 def _mark_beyond_ascii(data: np.ndarray) -> np.ndarray:
@@ -93,36 +100,43 @@ def _mark_beyond_ascii(data: np.ndarray) -> np.ndarray:
 
 
 def hash_spans(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """uint64 [n]: a hash of the bytes [start, end) of each span; uint8 [N] and int64 [n] each.
+    """uint64 [n]: a hash of the bytes [start, end) of each span, in order; uint8 [N] and int64 [n] each.
 
     Eight bytes at a time, of all spans at once.
     """
     padded = np.concatenate((data, np.zeros(LOAD, dtype=np.uint8)))
     loads = np.ndarray((data.size + 1,), dtype="<u8", buffer=padded.data, strides=(1,))  # the 8 bytes from each byte on
+    lengths = ends - starts
     hashes = np.empty(len(starts), dtype=np.uint64)
     for block in range(0, len(starts), BLOCK):
-        hashes[block : block + BLOCK] = _hash_block(loads, starts[block : block + BLOCK], ends[block : block + BLOCK])
-    view = padded.data
-    for word in np.flatnonzero(ends - starts > LONG_WORD):
-        hashes[word] = xxhash.xxh3_64_intdigest(view[starts[word] : ends[word]])
-    return hashes
-
-
-def _hash_block(loads: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    left = ends - starts
-    # Bytes beyond the span count as zeros; letters are never zero, so words of different length never look alike.
-    hashes = loads[starts] & _LOW_BYTES.take(left, mode="clip")
-    _scramble(hashes)
-    more = np.flatnonzero(left > LOAD)
-    more = more[left[more] <= LONG_WORD]
-    at = LOAD
-    while more.size:
-        taken = hashes[more] + (loads[starts[more] + at] & _LOW_BYTES.take(left[more] - at, mode="clip"))
+        some = slice(block, block + BLOCK)
+        # Bytes beyond the span count as zeros; letters are never zero, so words of different length never look alike.
+        first = _first_loads(loads, starts[some])
+        first &= _LOW_BYTES.take(lengths[some], mode="clip")
+        _scramble(first)
+        hashes[some] = first
+    more = np.flatnonzero(lengths > LOAD)
+    for at in range(LOAD, LONG_WORD, LOAD):
+        if not more.size:
+            break
+        left = lengths[more] - at
+        taken = hashes[more] + (loads[starts[more] + at] & _LOW_BYTES.take(left, mode="clip"))
         _scramble(taken)
         hashes[more] = taken
-        at += LOAD
-        more = more[left[more] > at]
+        more = more[left > LOAD]
+    view = padded.data
+    for span in more:
+        hashes[span] = xxhash.xxh3_64_intdigest(view[starts[span] : ends[span]])
     return hashes
+
+
+def _first_loads(loads: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """uint64 [n]: the 8 bytes from each start on."""
+    first, last = starts[0], starts[-1]
+    if last - first > CLOSE * len(starts):
+        return loads[starts]
+    # Picking numbers that do not lie at multiples of eight is slow; it takes longer than to copy all of them first.
+    return loads[first : last + 1].copy().take(starts - first, mode="clip")
 
 
 def _scramble(values: np.ndarray) -> None:
@@ -132,35 +146,27 @@ def _scramble(values: np.ndarray) -> None:
         values ^= values >> _HALF
 
 
-def ngrams(words: Words, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of every n consecutive words, none across documents: (hashes uint64 [m], offsets int64 [documents + 1]).
+def ngrams(words: Words, n: int) -> np.ndarray:
+    """uint64 [words]: a hash of the n consecutive words from each word on, none across documents.
 
-    A document of fewer than n words, but at least one, has one n-gram: all of its words.
+    The last n - 1 words of a document repeat its last n-gram, which makes no difference to the set of them; where a
+    document has fewer than n words, all of them have one n-gram: the whole document.
     """
-    counts = words.counts
-    grams = np.where(counts >= n, counts - n + 1, np.minimum(counts, 1))
-    offsets = np.concatenate(([0], np.cumsum(grams)))
-    # Every n neighbours first, those across documents too; then the ones that begin where an n-gram does.
-    every = np.empty_like(words.hashes)
+    counts, first, end = words.counts, words.offsets[:-1], words.offsets[1:]
+    # Every n neighbours first, those across documents too.
     padded = np.concatenate((words.hashes, np.zeros(n - 1, dtype=np.uint64)))
-    for block in range(0, len(every), BLOCK):
-        total = padded[block : min(block + BLOCK, len(every))].copy()
-        for place in range(1, n):
-            total *= _NGRAM
-            total += padded[block + place : block + place + len(total)]
-        every[block : block + BLOCK] = total
-    starts_one = np.ones(len(every), dtype=bool)
+    hashes = words.hashes.copy()
     for place in range(1, n):
-        starts_one[words.offsets[1:][counts >= n] - place] = False
-    short = (counts > 0) & (counts < n)
-    for place in range(1, n - 1):
-        starts_one[words.offsets[:-1][short & (counts > place)] + place] = False
-    hashes = every[starts_one]
-    # A document of fewer words has them all in the low places of one sum; above, every sum went on into the next one.
-    for count in range(1, n):
-        shorter = np.flatnonzero(counts == count)
-        value = np.zeros(len(shorter), dtype=np.uint64)
+        hashes *= _NGRAM
+        hashes += padded[place : place + len(hashes)]
+    last = end[counts >= n] - n
+    for place in range(1, n):
+        hashes[last + place] = hashes[last]
+    for count in np.unique(counts[counts < n]):
+        short = first[counts == count]
+        value = np.zeros(len(short), dtype=np.uint64)
         for place in range(count):
-            value = value * _NGRAM + words.hashes[words.offsets[shorter] + place]
-        hashes[offsets[shorter]] = value
-    return hashes, offsets
+            value = value * _NGRAM + words.hashes[short + place]
+        for place in range(count):
+            hashes[short + place] = value
+    return hashes

@@ -17,8 +17,8 @@ KEYS, SIGNATURE = "near_keys", "near_signature"  # columns
 NO_KEY = 0  # of a document without a signature
 EMPTY = 0  # a bin of the signature that no n-gram fell into
 CHANCE = 258 / 2**16  # that two values of a byte are equal though what they were made from is not; 0 counts as 1
-BLOCK_BYTES = 1 << 19  # of text worked on at a time, so that what is made of it stays in the processor's cache
-BLOCK_DOCUMENTS = 256
+BLOCK_BYTES = 1 << 17  # of text worked on at a time, so that what is made of it stays in the processor's cache
+DOCUMENTS = 512
 
 _NONE = np.uint32(0xFFFFFFFF)  # the least value of no n-grams
 _HALF = np.uint64(32)  # bits
@@ -95,48 +95,55 @@ class MinHash:
         return batch.append_column(KEYS, keys).append_column(SIGNATURE, signatures)
 
     def sketch(self, text: pa.StringArray) -> Sketches:
-        """The keys and signatures of n strings without nulls, by blocks of about half a MiB."""
-        keys = np.zeros((len(text), self.groupings * self.bands), dtype=np.uint64)
-        signatures = np.zeros((len(text), self.bins), dtype=np.uint8)
-        for start, end in _blocks(text):
-            words = split_words(text.slice(start, end - start))
-            some = np.flatnonzero(words.counts >= self.min_words)
-            if not some.size:
-                continue
-            hashes, offsets = ngrams(words, self.ngram)
-            least = self._least(hashes, offsets)
-            if len(some) < end - start:
-                least = least[some]
-            signatures[start + some] = np.maximum(least.astype(np.uint8), 1) * (least != _NONE)
-            for grouping in range(self.groupings):
-                here = slice(grouping * self.bands, (grouping + 1) * self.bands)
-                keys[start + some, here] = self._keys(least, grouping)
+        """The keys and signatures of n strings without nulls."""
+        keys = np.full((len(text), self.groupings * self.bands), NO_KEY, dtype=np.uint64)
+        signatures = np.full((len(text), self.bins), EMPTY, dtype=np.uint8)
+        for start in range(0, len(text), DOCUMENTS):
+            some, least = self._least(text.slice(start, DOCUMENTS))
+            signatures[start + some] = np.maximum(least.astype(np.uint8), 1) * (least != _NONE).view(np.uint8)
+            keys[start + some] = self._keys(least)
         return Sketches(keys, signatures)
 
-    def _least(self, hashes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """uint32 [documents, bins]: the least value per bin."""
-        documents = len(offsets) - 1
-        bin_of = (hashes >> _HALF) * np.uint64(self.bins) >> _HALF  # a hash's high half, scaled to the bins
-        place = bin_of.view(np.int64) + np.repeat(np.arange(documents) * self.bins, np.diff(offsets))
-        least = np.full(documents * self.bins, _NONE, dtype=np.uint32)
-        np.minimum.at(least, place, hashes.astype(np.uint32))  # its low half
-        return least.reshape(documents, self.bins)
+    def _least(self, text: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
+        """Which of the documents have words enough (int64 [n]), and their least values by bin (uint32 [n, bins])."""
+        least = np.full((len(text), self.bins), _NONE, dtype=np.uint32)
+        counts = np.zeros(len(text), dtype=np.int64)
+        for start, end in _blocks(text):
+            words = split_words(text.slice(start, end - start))
+            hashes = ngrams(words, self.ngram)
+            counts[start:end] = words.counts
+            place = hashes >> _HALF  # a hash's high half, scaled to the bins
+            place *= np.uint64(self.bins)
+            place >>= _HALF
+            place = place.view(np.int64)
+            place += np.repeat(np.arange(end - start) * self.bins, words.counts)
+            np.minimum.at(least[start:end].reshape(-1), place, hashes.astype(np.uint32))  # its low half
+        some = np.flatnonzero(counts >= self.min_words)
+        return some, least if len(some) == len(text) else least[some]
 
-    def _keys(self, least: np.ndarray, grouping: int) -> np.ndarray:
-        """uint64 [documents, bands] of one grouping: joined bin j takes bin j + grouping * f (circular) of every f."""
+    def _keys(self, least: np.ndarray) -> np.ndarray:
+        """uint64 [documents, groupings * bands], from the least values by bin (uint32 [documents, bins])."""
         lanes = least.reshape(len(least), self.fine, self.joined)
-        values = lanes[:, 0].copy()
-        for lane in range(1, self.fine):
-            shift = grouping * lane % self.joined
-            cut = self.joined - shift
-            np.minimum(values[:, :cut], lanes[:, lane, shift:], out=values[:, :cut])
-            np.minimum(values[:, cut:], lanes[:, lane, :shift], out=values[:, cut:])
-        self._fill(values)
-        # The number of grouping and band is in the hash, so keys of different places never meet.
-        places = mix(np.arange(grouping * self.bands, (grouping + 1) * self.bands, dtype=np.uint64) + np.uint64(1))
+        values = np.repeat(lanes[None, :, 0], self.groupings, axis=0)
+        for grouping in range(self.groupings):
+            # Joined bin j takes bin j + grouping * lane (circular) of every lane.
+            for lane in range(1, self.fine):
+                shift = grouping * lane % self.joined
+                cut = self.joined - shift
+                left, right = values[grouping, :, :cut], values[grouping, :, cut:]
+                np.minimum(left, lanes[:, lane, shift:], out=left)
+                np.minimum(right, lanes[:, lane, :shift], out=right)
+        self._fill(values.reshape(-1, self.joined))
+        # Documents last: an axis of a few rows or bands makes slow loops.
+        values = values.reshape(self.groupings, len(least), self.rows, self.bands).transpose(2, 0, 3, 1)
         odd = mix(np.arange(self.rows, dtype=np.uint64) + np.uint64(1)) | np.uint64(1)
-        keys = mix((values.reshape(len(values), self.rows, self.bands) * odd[:, None]).sum(axis=1) + places)
-        return np.maximum(keys, np.uint64(NO_KEY + 1))
+        total = np.zeros(values.shape[1:], dtype=np.uint64)
+        for row, factor in zip(values, odd, strict=True):
+            total += row * factor
+        # The number of grouping and band is in the hash, so keys of different places never meet.
+        keys = total.reshape(self.groupings * self.bands, len(least))
+        keys += mix(np.arange(len(keys), dtype=np.uint64) + np.uint64(1))[:, None]
+        return np.maximum(mix(keys), np.uint64(NO_KEY + 1)).T
 
     def _fill(self, values: np.ndarray) -> None:
         """Give every empty bin, in place, the value of the first full one in its own shuffle of all bins."""
@@ -174,11 +181,11 @@ class MinHash:
 
 
 def _blocks(text: pa.StringArray) -> Iterator[tuple[int, int]]:
-    """First and last (excluded) document of blocks of about BLOCK_BYTES, and BLOCK_DOCUMENTS at most."""
+    """First and last (excluded) document of blocks of about BLOCK_BYTES."""
     offsets = text_bytes(text)[1]
     start = 0
     while start < len(text):
-        full = int(np.searchsorted(offsets, offsets[start] + BLOCK_BYTES))
-        end = max(start + 1, min(full, start + BLOCK_DOCUMENTS, len(text)))
+        end = max(start + 1, int(np.searchsorted(offsets, offsets[start] + BLOCK_BYTES)))
+        end = min(end, len(text))
         yield start, end
         start = end

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from datamodules.corpus.spans import text_bytes
-from datamodules.corpus.words import LONG_WORD, hash_spans, ngrams, split_words
+from datamodules.corpus.words import BLOCK, CLOSE, LONG_WORD, hash_spans, ngrams, split_words
 
 # What the vectorised code has cases for: case, accents, scripts without spaces, quotes, wide and odd punctuation, and
 # the neighbours of every range's limits.
@@ -79,10 +79,12 @@ def test_words_are_those_of_the_reference(texts: list[str]) -> None:
 @given(TEXTS, st.integers(1, 7))
 @example(["a b", "c d e", "", "a b c d e f"], 5)
 def test_ngrams_are_those_of_the_reference_and_none_across_documents(texts: list[str], n: int) -> None:
-    hashes, offsets = ngrams(split_words(pa.array(texts, pa.string())), n)
-    expected = [grams_of(words_of(text), n) for text in texts]
-    assert np.diff(offsets).tolist() == [len(one) for one in expected]
-    assert same_partition(hashes.tolist(), list(itertools.chain(*expected)))
+    hashes = ngrams(split_words(pa.array(texts, pa.string())), n)
+    expected = []
+    for words in map(words_of, texts):
+        grams = grams_of(words, n)
+        expected += grams + grams[-1:] * (len(words) - len(grams))  # the last one again, for each word after it
+    assert same_partition(hashes.tolist(), expected)
 
 
 @settings(max_examples=100, deadline=None)
@@ -90,11 +92,12 @@ def test_ngrams_are_those_of_the_reference_and_none_across_documents(texts: list
 def test_batches_and_slices_play_no_part(texts: list[str], cut: int, n: int) -> None:
     array = pa.array(texts, pa.string())
     whole = split_words(array)
-    grams, offsets = ngrams(whole, n)
+    grams = ngrams(whole, n)
     for start, end in ((0, min(cut, len(texts))), (min(cut, len(texts)), len(texts))):
         part = split_words(array.slice(start, end - start))
-        assert np.array_equal(part.hashes, whole.hashes[whole.offsets[start] : whole.offsets[end]])
-        assert np.array_equal(ngrams(part, n)[0], grams[offsets[start] : offsets[end]])
+        there = slice(whole.offsets[start], whole.offsets[end])
+        assert np.array_equal(part.hashes, whole.hashes[there])
+        assert np.array_equal(ngrams(part, n), grams[there])
 
 
 def test_words_count_in_one_case_and_without_punctuation() -> None:
@@ -107,6 +110,16 @@ def test_long_words_differ_in_their_last_byte() -> None:
     for length in (7, 8, 9, 16, LONG_WORD, LONG_WORD + 1, 1000):
         hashes = split_words(pa.array([f"{'q' * length} {'q' * (length - 1)}r {'q' * (length + 1)}"])).hashes
         assert len(set(hashes.tolist())) == 3
+
+
+def test_a_span_has_one_hash_wherever_it_stands() -> None:
+    """Close to others or far apart, in the first block or a later one, at the end of the data, alone: all the same."""
+    for gap in (1, 10 * CLOSE):
+        word, number = b"one-and-twenty", 2 * BLOCK + 3
+        data = np.frombuffer((b"-" * gap).join([word] * number), dtype=np.uint8)
+        starts = np.arange(number) * (len(word) + gap)
+        hashes = hash_spans(data, starts, starts + len(word))
+        assert np.unique(hashes).tolist() == hash_spans(data[: len(word)], starts[:1], starts[:1] + len(word)).tolist()
 
 
 def test_every_bit_of_a_hash_is_even() -> None:
@@ -124,6 +137,4 @@ def test_every_bit_of_a_hash_is_even() -> None:
 def test_no_documents() -> None:
     words = split_words(pa.array([], pa.string()))
     assert words.offsets.tolist() == [0]
-    hashes, offsets = ngrams(words, 5)
-    assert hashes.size == 0
-    assert offsets.tolist() == [0]
+    assert ngrams(words, 5).size == 0

@@ -52,7 +52,7 @@ def test_blocks_play_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = strings([" ".join(words(rng, rng.choice([0, 5, 12, 80, 600, 3000]))) for _ in range(120)])
     expected = MinHash().sketch(texts)
     monkeypatch.setattr("datamodules.corpus.duplicates.minhash.BLOCK_BYTES", 100)
-    monkeypatch.setattr("datamodules.corpus.duplicates.minhash.BLOCK_DOCUMENTS", 7)
+    monkeypatch.setattr("datamodules.corpus.duplicates.minhash.DOCUMENTS", 7)
     found = MinHash().sketch(texts)
     assert np.array_equal(found.keys, expected.keys)
     assert np.array_equal(found.signatures, expected.signatures)
