@@ -47,3 +47,18 @@ class Sleep:
         time.sleep(self.seconds)
         self.file.touch()
         return {}
+
+
+@dataclass(frozen=True)
+class Meet:
+    """Leaves a file and waits for that of another one."""
+
+    own: Path
+    other: Path
+
+    def __call__(self) -> dict[str, Any]:
+        self.own.touch()
+        end = time.monotonic() + 20
+        while not self.other.exists() and time.monotonic() < end:
+            time.sleep(0.01)
+        return {"met": self.other.exists()}

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.tasks import Square
+from support.tasks import Meet, Square
 
 from datamodules.corpus.engine import Engine, TaskError
 from datamodules.errors import DataError
@@ -32,9 +32,17 @@ def test_one_worker_needs_no_other_process() -> None:
 def test_several_workers_do_every_task_once() -> None:
     results = list(Engine(workers=2).run([Square(n) for n in range(20)]))
     assert sorted((n, r["square"]) for n, r in results) == [(n, n * n) for n in range(20)]
-    processes = {r["process"] for _, r in results}
-    assert os.getpid() not in processes
-    assert len(processes) == 2
+    assert os.getpid() not in {r["process"] for _, r in results}
+
+
+def test_two_workers_work_at_the_same_time(tmp_path: Path) -> None:
+    tasks = [Meet(tmp_path / own, tmp_path / other) for own, other in (("a", "b"), ("b", "a"))]
+    assert all(result["met"] for _, result in Engine(workers=2).run(tasks))
+
+
+def test_workers_stay_for_the_next_step() -> None:
+    first, second = ({r["process"] for _, r in Engine(workers=2).run([Square(n) for n in range(9)])} for _ in range(2))
+    assert first & second
 
 
 def test_what_a_task_tells_the_user_arrives_as_it_was_said() -> None:
@@ -63,7 +71,7 @@ def test_the_process_ends_with_the_exit_code_it_chose(trouble: str) -> None:
     program = f"""
 import sys
 import time
-from support.tasks import Square
+from support.tasks import Meet, Square
 from datamodules.corpus.engine import Engine
 from datamodules.errors import DataError
 try:
