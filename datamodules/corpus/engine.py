@@ -10,7 +10,7 @@ import logging
 import os
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import as_completed
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -99,8 +99,10 @@ def _in_processes(tasks: dict[int, Task], workers: int) -> Generator[str, None, 
     import loky
 
     executor = loky.get_reusable_executor(max_workers=workers, timeout=IDLE)
-    running = [executor.submit(_do_for, os.getpid(), number, task) for number, task in tasks.items()]
+    running: list[Future[str]] = []
     try:
+        for number, task in tasks.items():
+            running.append(executor.submit(_do_for, os.getpid(), number, task))
         for done in as_completed(running):
             yield done.result()
     except BrokenProcessPool as error:
