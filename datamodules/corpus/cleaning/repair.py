@@ -52,8 +52,9 @@ def signs(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """int64: where a document holds what would be one UTF-8 character, written in one of `ENCODINGS`; ascending.
 
     That is two to four characters in a row which the same encoding writes as a first byte and its continuations, where
-    U+FFFD (a lost byte) continues anything, and so does a space behind "Â", "Ã" or a second byte (a no-break space that
-    was made plain). A control character of C1 is a sign as well: it is Windows-1252 read as Latin-1.
+    U+FFFD (a lost byte) continues anything, and so does a space (a no-break space that was made plain) behind "Â", "Ã",
+    a second byte, or, in a document with a U+FFFD, any first byte. A control character of C1 is a sign as well: it is
+    Windows-1252 read as Latin-1.
     """
     if not data.size or data.max() < 0x80:
         return np.zeros(0, dtype=np.int64)
@@ -64,7 +65,7 @@ def signs(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     roles, leads, continues = _tables()
     likely = np.flatnonzero(leads[codes] & adjacent)
     likely = likely[continues[codes[likely + 1]]]
-    found = [high[(codes >= 0x80) & (codes < 0xA0)], _before_space(data, high, codes)]
+    found = [high[(codes >= 0x80) & (codes < 0xA0)], _before_space(data, offsets, high, codes, leads)]
     document = documents_of(offsets, high[likely])
     end = offsets[document + 1]
     padded = np.concatenate((codes, np.zeros(3, dtype=codes.dtype)))
@@ -95,9 +96,15 @@ def _decode(data: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(sizes == 4, 0, codes), sizes
 
 
-def _before_space(data: np.ndarray, high: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    capital = high[(codes == 0xC2) | (codes == 0xC3)]
-    return capital[data[np.minimum(capital + 2, data.size - 1)] == SPACE]
+def _before_space(
+    data: np.ndarray, offsets: np.ndarray, high: np.ndarray, codes: np.ndarray, leads: np.ndarray
+) -> np.ndarray:
+    first = np.flatnonzero(leads[codes])
+    behind = high[first] + 2 + (data[high[first]] >= 0xE0)
+    first = first[data[np.minimum(behind, data.size - 1)] == SPACE]
+    capital = (codes[first] == 0xC2) | (codes[first] == 0xC3)
+    lost = documents_of(offsets, high[codes == REPLACEMENT])
+    return high[first[capital | np.isin(documents_of(offsets, high[first]), lost)]]
 
 
 @cache

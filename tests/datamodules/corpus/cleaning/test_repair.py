@@ -2,7 +2,7 @@ import sys
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from datamodules.corpus.cleaning.repair import Repair, _fixer, signs
@@ -76,6 +76,7 @@ PIECES = st.sampled_from(
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.lists(PIECES).map("".join)))
+@example(["\u0420 \ufffd\ufffd", "\n\ufffd\ufffd\u0420 a"])
 def test_whatever_ftfy_would_change_is_found_in_any_batch(texts: list[str]) -> None:
     fixed = [_fixer()(text) for text in texts]
     assert repair(texts) == fixed
