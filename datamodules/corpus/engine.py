@@ -40,16 +40,18 @@ class Engine:
             cluster does one a core.
 
     Raises:
-        DataError: what a task raised as such, or that workers died again and again.
+        DataError: for no workers; what a task raised as such, or that workers died again and again.
     """
 
     kind: Literal["local", "ray"] = "local"
     workers: int | None = None
 
-    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(number of the task, what it returned), in the order in which they end."""
+    def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise DataError(f"workers is {self.workers}; it can be 1 or more")
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(number of the task, what it returned), in the order in which they end."""
         workers = min(self.workers or available_cores(), len(tasks))
         if self.kind == "local" and workers <= 1:
             yield from ((number, task()) for number, task in enumerate(tasks))
