@@ -40,9 +40,13 @@ def test_nothing_written_is_no_file(tmp_path: Path) -> None:
 
 
 def test_a_file_is_whole_after_an_error_too(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), ShardWriter(tmp_path, "train") as writer:
-        writer.write(batch_of("a", "b"))
-        raise KeyError
+    def interrupted() -> None:
+        with ShardWriter(tmp_path, "train") as writer:
+            writer.write(batch_of("a", "b"))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
     assert rows_of(tmp_path, "train") == [["a", "b"]]
 
 
