@@ -5,7 +5,6 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from callbacks import InterruptBetweenSteps, Progress, TextSamples, Throughput, TrainingCurve
 from datamodules.errors import DataError
 from datamodules.pretraining import PretrainDataModule
-from llm.argument_errors import explain, parameter_names
+from llm.argument_errors import all_options, explain
 from llm.checkpoint import read_checkpoint
 from llm.configuration import resolve_config_flags, run_name
 from llm.errors import UserError
 from llm.host_memory import keep_freed_memory
-from llm.model import GPTConfig
 from llm.modules import LanguageModule, PretrainModule
 from llm.report import print_preparation, print_summary, write_row_scores
 from llm.run import MetricsFile, newest_checkpoint, release_if_empty, reserve_run_folder
@@ -52,10 +50,28 @@ class ArgumentParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Print `message` on one line and exit with 2."""
-        known = {option for action in self._actions for option in action.option_strings}
-        known |= parameter_names([PretrainModule, PretrainDataModule]) | {f.name for f in fields(GPTConfig)}
-        print(f"error: {explain(message, known)}", file=sys.stderr)
+        options = all_options({"--model": PretrainModule, "--data": PretrainDataModule})
+        # Of a class within another the parser has a parser of its own, which does not know what stands before.
+        mine = {option for action in self._actions for option in action.option_strings}
+        options |= {one for one in mine if not any(full.endswith("." + one.lstrip("-")) for full in options)}
+        classes = [PretrainModule.__name__, PretrainDataModule.__name__]
+        print(f"error: {explain(message, options, classes)}", file=sys.stderr)
         sys.exit(2)
+
+    def parse_object(self, obj: Any, *arguments: Any, **settings: Any) -> Any:
+        """As jsonargparse, which passes over unknown keys that hold nothing but empty keys: `filter: {c4: {}}`."""
+        known = [action.dest for action in self._actions]
+        for key, value in vars(obj).items() if isinstance(obj, Namespace) else obj.items():
+            if _holds_nothing(value) and not any(f"{name}.".startswith(f"{key}.") for name in known):
+                self.error(f"Option '{key}' is not accepted")
+        return super().parse_object(obj, *arguments, **settings)
+
+
+def _holds_nothing(value: Any) -> bool:
+    """Whether a value is keys without values, however deep."""
+    if isinstance(value, Namespace):
+        value = value.as_dict()
+    return isinstance(value, dict) and all(map(_holds_nothing, value.values()))
 
 
 class RunFiles(SaveConfigCallback):

@@ -1,5 +1,6 @@
 """What is done to documents on their way, as settings: one place from which stages and fingerprints are made."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,15 @@ from datamodules.corpus.quality.c4_lines import C4Lines
 from datamodules.corpus.quality.filters import Filter, build_filters
 from datamodules.corpus.steps import Stage
 from datamodules.errors import DataError
+
+# What the model of py3langid tells apart: ISO 639-1, or 639-3 where that has none; `und`: the beginning has no letter.
+_CODES = """
+ace af am an ar ary arz as az ba bcl be bg bn br bs ca crh cs cy da de dz el en eo es et eu ext fa fi fo fr fuv fy
+ga gcf gcr gd gl gom grc gu gug guw ha hbo he hi hr ht hu hy id ig is it ja jv ka kab kik kk km kn ko ku ky la lb lg
+lij ln lo lt ltg lv mg mk ml mn mr ms mt my ne nl nn no nso oc om or pa pcm pl ps pt qu ro ru rw sa sdh se si sk sl
+sn so sq sr st sv sw ta te tg th tk tl tr tt ug uk und ur uz uzs vec vi vo wa wuu xh yo yue zh zu zxx
+"""
+LANGUAGES = frozenset(_CODES.split())
 
 
 @dataclass(frozen=True)
@@ -67,12 +77,27 @@ class Curation:
             raise DataError(f"near_duplicates is {self.near_duplicates}; it can be above 0 up to 1, or null for none")
         if not 0 < self.max_removed <= 1:
             raise DataError(f"max_removed is {self.max_removed}; it can be above 0 up to 1")
+        if self.languages is not None:
+            self._check_languages(self.languages)
         if self.duplicate_lines_from < 2:
             raise DataError(f"duplicate_lines_from is {self.duplicate_lines_from}; it can be 2 or more")
         if self.benchmark_words < 2:
             raise DataError(f"benchmark_words is {self.benchmark_words}; it can be 2 or more")
+        for name, weight in self.weights.items():
+            if not 0 <= weight < math.inf:
+                raise DataError(f"the weight of {name} is {weight}; it can be 0 or more")
         self.finishing()
         self.quality()  # refuses unknown presets and thresholds at once
+
+    @staticmethod
+    def _check_languages(languages: list[str]) -> None:
+        if not languages:
+            raise DataError("languages is empty, so no document would be kept; name some, or give null to keep all")
+        for name in languages:
+            if name not in LANGUAGES:
+                raise DataError(
+                    f"languages names {name!r}, which cannot be told; give codes of ISO 639-1 such as en, de or zh"
+                )
 
     def quality(self) -> list[Filter]:
         """The filters, in the order in which they are applied."""

@@ -159,7 +159,7 @@ def gather(shards: Sequence[Path], sides: Sequence[bool]) -> Documents:
 
 
 def _codes(column: pa.Array, known: dict[str, int]) -> np.ndarray:
-    encoded = column.dictionary_encode()
+    encoded = column.dictionary_encode("encode")  # null is a name as well: the empty one
     here = [known.setdefault(name or "", len(known)) for name in encoded.dictionary.to_pylist()]
     return np.array(here, dtype=np.int32)[np.asarray(encoded.indices)]
 

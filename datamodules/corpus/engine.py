@@ -47,11 +47,15 @@ class Engine:
             done in this process. A cluster does one a core.
 
     Raises:
-        DataError: what a task raised as such, or that workers died again and again.
+        DataError: for no workers; what a task raised as such, or that workers died again and again.
     """
 
     kind: Literal["local", "ray"] = "local"
     workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise DataError(f"workers is {self.workers}; it can be 1 or more")
 
     def fit(self, size: int) -> "Engine":
         """The engine for so many bytes of input: where nobody said how many workers, few bytes are not worth starting
@@ -61,8 +65,6 @@ class Engine:
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, dict[str, Any]]]:
         """(number of the task, what it returned), in the order in which they end."""
-        if self.workers is not None and self.workers < 1:
-            raise DataError(f"workers is {self.workers}; it can be 1 or more")
         workers = min(self.workers or available_cores(), len(tasks))
         if self.kind == "local" and workers <= 1:
             yield from ((number, task()) for number, task in enumerate(tasks))

@@ -26,14 +26,12 @@ def weigh(documents: Documents, weights: Mapping[str, float]) -> dict[str, float
     if not weights:
         return {}
     names = documents.source_names
-    for name, weight in weights.items():
+    for name in weights:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
             raise DataError(
                 f"weights names {name!r}, which is no source; the nearest is {near!r} of {', '.join(names)}"
             )
-        if not weight >= 0 or not np.isfinite(weight):
-            raise DataError(f"the weight of {name} is {weight}; it can be 0 or more")
     in_train = (documents.goes != DROP) & (documents.goes != TO_VALIDATION)
     sizes = np.bincount(documents.sources[in_train], weights=documents.sizes[in_train], minlength=len(names))
     missing = [name for name, size in zip(names, sizes, strict=True) if size and name not in weights]

@@ -73,13 +73,13 @@ class Pipeline:
         ):
             if not 0 <= value < 1:
                 raise DataError(f"{name} is {value}; it can be 0 up to (not including) 1")
+        matching = self.curation.matching()  # before anything is written, as its files may be wrong
         sides = {TRAIN: resolve(self.sources)}
         if self.validation_sources:
             sides[VALIDATION] = resolve(self.validation_sources)
         digests = FileDigests(cache_dir)
         inputs = {f"{side}: {item.name}": digest(item, digests) for side, items in sides.items() for item in items}
         digests.save()
-        matching = self.curation.matching()
         if matching is not None:
             inputs |= {
                 f"benchmark: {path}": digest for path, digest in zip(matching.paths, matching.digests, strict=True)

@@ -32,10 +32,10 @@ CASES = {
     "command": (["fitt"], 2, ["'fitt'", "did you mean 'fit'"]),
     "option": (["fit", *TINY, "--trainer.precison=32"], 2, ["--trainer.precison", "--trainer.precision"]),
     "model option": (["fit", *TINY, "--model.learning=1"], 2, ["learning"]),
-    "data option": (["fit", *TINY, "--data.source=x"], 2, ["source", "did you mean 'sources'"]),
+    "data option": (["fit", *TINY, "--data.source=x"], 2, ["source", "did you mean '--data.sources'"]),
     "type": (["fit", *TINY, "--model.lr=fast"], 2, ["lr", "float", "fast"]),
     "preset": (["fit", *TINY, "--model.preset=tinny"], 1, ["tinny", "did you mean 'tiny'"]),
-    "model field": (["fit", *TINY, "--model.gpt={n_layer: 2}"], 2, ["n_layer", "did you mean 'n_layers'"]),
+    "model field": (["fit", *TINY, "--model.gpt={n_layer: 2}"], 2, ["n_layer", "did you mean '--model.gpt.n_layers'"]),
     "heads": (
         ["fit", *TINY, "--model.gpt={n_heads: 4, n_kv_heads: 3}"],
         1,
@@ -89,6 +89,59 @@ def test_bad_input_gets_one_sentence(
     error = capfd.readouterr().err
     assert_one_sentence(got, error, code, *parts)
     assert not list(folder.glob("runs/*")), "a run that never began left a folder"
+
+
+# Options of the data in the wrong place or with a wrong name, and the one that is meant.
+MISTYPED = {
+    "--data.languges=[en]": "--data.curation.languages",
+    "--data.curation.languges=[en]": "--data.curation.languages",
+    "--data.near_duplicates=0.7": "--data.curation.near_duplicates",
+    "--data.curatoin.pii=[email]": "--data.curation.pii",
+    "--data.minhash.bands=3": "--data.curation.minhash.bands",
+    "--data.curation.minhash.bnds=3": "--data.curation.minhash.bands",
+    # Keys with nothing in them, which the parser would pass over.
+    "--data.filters={c4: {}}": "--data.curation.filters",
+    "--data.curation.filter={c4: {}}": "--data.curation.filters",
+    "--data.curation={filter: {}}": "--data.curation.filters",
+    "--data.lr=1": "--model.lr",
+}
+
+# Settings of the data that cannot be, the exit code, and what the sentence must say.
+REFUSED = {
+    "--data.workers=0": (1, ["workers is 0", "1 or more"]),
+    "--data.engine=spark": (2, ["engine", "'local', 'ray'", "spark"]),
+    "--data.validation_fraction=1.5": (1, ["validation_fraction is 1.5"]),
+    "--data.curation.near_duplicates=2": (1, ["near_duplicates is 2", "null for none"]),
+    "--data.curation.near_duplicates=high": (2, ["near_duplicates: it must be float or null (given: high)"]),
+    "--data.curation.duplicate_lines=word": (2, ["duplicate_lines: it must be one of 'line', 'paragraph' or null"]),
+    "--data.curation.max_removed=-1": (1, ["max_removed is -1"]),
+    "--data.curation.benchmark_words=0": (1, ["benchmark_words is 0"]),
+    "--data.curation.benchmarks=[nowhere.jsonl]": (1, ["benchmark nowhere.jsonl cannot be read"]),
+    "--data.curation.languages=[xx]": (1, ["languages names 'xx'", "ISO 639-1"]),
+    "--data.curation.languages=[]": (1, ["languages is empty", "null"]),
+    "--data.curation.filters={nonsense: {}}": (1, ["filters.nonsense", "no such preset"]),
+    "--data.curation.pii=[foo]": (2, ["pii", "'email'", "foo"]),
+    "--data.curation.weights={texts: -1}": (1, ["the weight of texts is -1"]),
+    "--data.curation.minhash={bands: 0}": (1, ["bands is 0"]),
+}
+
+
+@pytest.mark.parametrize("option", [*MISTYPED, *REFUSED])
+def test_a_setting_of_the_data_that_cannot_be_is_refused_before_anything_is_written(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    write_texts(tmp_path, documents=2)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    arguments = ["prepare", *TINY, option]
+    monkeypatch.setattr(sys, "argv", ["llm", *arguments])
+    try:
+        got = main(arguments)
+    except SystemExit as stopped:
+        got = stopped.code
+    code, parts = REFUSED.get(option) or (2, [f"did you mean '{MISTYPED[option]}'?"])
+    assert_one_sentence(got, capfd.readouterr().err, code, *parts)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("case", ["command", "option", "missing path"])

@@ -7,39 +7,21 @@ import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.documents import documents_of
 
 from datamodules.corpus.decisions import (
     DROP,
     TO_BOTH,
     TO_TRAIN,
     TO_VALIDATION,
-    Documents,
     check_removed,
     drop_exact_duplicates,
     drop_what_validation_has,
     gather,
     split,
 )
+from datamodules.corpus.split import in_validation
 from datamodules.errors import DataError
-
-
-def documents_of(texts: list[str], sides: list[bool] | None = None, shards: int = 1) -> Documents:
-    ids = np.array([[number, 7] for number in range(len(texts))], dtype=np.uint64).reshape(-1, 2)
-    hashes = [xxhash.xxh3_128_intdigest(text.encode()) for text in texts]
-    contents = np.array([[h >> 64, h & (2**64 - 1)] for h in hashes], dtype=np.uint64).reshape(-1, 2)
-    none = np.zeros(len(texts), dtype=np.int32)
-    starts = np.linspace(0, len(texts), shards + 1).astype(int)
-    return Documents(
-        ids,
-        contents,
-        np.array([len(text.strip()) for text in texts], dtype=np.int64),
-        np.array(sides if sides is not None else [False] * len(texts), dtype=bool),
-        none,
-        ["source"],
-        none,
-        [],
-        starts,
-    )
 
 
 @settings(deadline=None, max_examples=50)
@@ -96,6 +78,52 @@ def test_too_much_removed_is_an_error_with_an_example() -> None:
     check_removed(documents, "near_duplicate", 0.0, lambda: "")
 
 
+@pytest.mark.parametrize(("same", "others", "refused"), [(51, 49, True), (50, 49, False), (51, 50, False)])
+def test_too_much_is_more_than_the_share_of_a_hundred_documents_or_more(same: int, others: int, refused: bool) -> None:
+    # 50 of 100 removed is more than 0.495 allows; of 99 nothing is said, and 50 of 101 is just what 50/101 allows.
+    documents = documents_of(["same"] * same + [str(n) for n in range(others)])
+    drop_exact_duplicates(documents)
+    limit = 50 / 101 if same + others == 101 else 0.01
+    if refused:
+        with pytest.raises(DataError, match="duplicate removed 50 of 100"):
+            check_removed(documents, "duplicate", limit, lambda: "")
+    else:
+        check_removed(documents, "duplicate", limit, lambda: "")
+
+
+def test_too_much_is_a_share_of_what_was_left_to_look_at() -> None:
+    documents = documents_of(["same"] * 80 + [str(n) for n in range(40)] + [""] * 1000)
+    documents.drop("empty", documents.sizes == 0)
+    drop_exact_duplicates(documents)
+    with pytest.raises(DataError, match="duplicate removed 79 of 120"):
+        check_removed(documents, "duplicate", 0.5, lambda: "")
+
+
+def test_what_was_dropped_goes_nowhere_however_the_rest_is_split() -> None:
+    documents = documents_of(["one long text", "one long text", ""])
+    documents.drop("empty", documents.sizes == 0)
+    drop_exact_duplicates(documents)
+    assert split(documents, 0.1)["by"] == "tails"
+    assert documents.goes.tolist() == [TO_BOTH, DROP, DROP]
+
+
+def test_the_share_of_validation_is_of_the_bytes_that_are_kept() -> None:
+    documents = documents_of([f"text {n}" for n in range(3000)])
+    documents.sizes[:] = 100
+    chosen = in_validation(documents.cluster, 0.1)
+    large = documents.sizes.copy()
+    large[np.flatnonzero(chosen)[:20]] = 100_000  # the documents of validation hold nearly everything
+    uneven = documents_of([f"text {n}" for n in range(3000)])
+    uneven.sizes[:] = large
+    assert split(documents, 0.1)["by"] == "documents"
+    assert split(uneven, 0.1)["by"] == "tails"
+    # Bytes of what was dropped do not count.
+    dropped = documents_of([*(f"text {n}" for n in range(3000)), "a giant"])
+    dropped.sizes[:-1], dropped.sizes[-1] = 100, 10**9
+    dropped.drop("giant", dropped.sizes == 10**9)
+    assert split(dropped, 0.1)["by"] == "documents"
+
+
 def test_decisions_of_a_shard_tell_reason_and_partner() -> None:
     documents = documents_of(["a", "b", "a", "b", "c", "a"], shards=2)
     drop_exact_duplicates(documents)
@@ -118,6 +146,7 @@ def test_shards_are_gathered_in_their_order(tmp_path: Path) -> None:
                 "cluster": pa.array([xxhash.xxh3_128_digest(name.encode()) for name in names], pa.binary(16)),
                 "size": pa.array([len(name) for name in names], pa.int64()),
                 "source": pa.array([name.upper() for name in names], pa.string()),
+                "language": pa.array([{"a": "en", "c": "de"}.get(name) for name in names], pa.string()),
             }
         )
         pq.write_table(table, path)
@@ -126,6 +155,7 @@ def test_shards_are_gathered_in_their_order(tmp_path: Path) -> None:
     assert documents.starts.tolist() == [0, 2, 2, 3]
     assert documents.sides.tolist() == [False, False, True]
     assert [documents.source_names[code] for code in documents.sources] == ["A", "B", "C"]
+    assert [documents.language_names[code] for code in documents.languages] == ["en", "", "de"]
     expected = [xxhash.xxh3_128_intdigest(name.encode()) for name in "abc"]
     assert [int(high) << 64 | int(low) for high, low in documents.contents] == expected
 

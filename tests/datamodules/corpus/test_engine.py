@@ -83,9 +83,10 @@ except DataError as error:
         assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 7
 
 
-def test_no_worker_is_an_error() -> None:
+def test_no_worker_is_an_error_before_any_work() -> None:
     with pytest.raises(DataError, match="workers is 0; it can be 1 or more"):
-        squares(Engine(workers=0), Square(1))
+        Engine(workers=0)
+    assert Engine(workers=1).workers == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there, a process does not tell that its parent is gone")

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.corpus.decisions import DROP, TO_VALIDATION, Documents, split
+from datamodules.corpus.decisions import DROP, TO_TRAIN, TO_VALIDATION, Documents, split
 from datamodules.corpus.mixture import weigh
 from datamodules.errors import DataError
 
@@ -67,7 +67,6 @@ def test_without_weights_nothing_changes() -> None:
     [
         ({"a": 1, "d": 1}, "weights names 'd', which is no source"),
         ({"a": 1}, "weights leaves out b"),
-        ({"a": -1, "b": 1}, "the weight of a is -1"),
         ({"a": 0, "b": 0}, "weights are 0 for every source"),
         ({"a": 1, "b": 1e6}, "b would be read .* times"),
     ],
@@ -75,3 +74,52 @@ def test_without_weights_nothing_changes() -> None:
 def test_weights_that_cannot_be(weights: dict[str, float], message: str) -> None:
     with pytest.raises(DataError, match=message):
         weigh(documents_of(100_000, 10) if "read" in message else documents_of(100, 100), weights)
+
+
+def test_shares_are_of_bytes_and_not_of_documents() -> None:
+    documents = documents_of(1000, 1000)
+    documents.sizes[documents.sources == 1] = 900
+    epochs = weigh(documents, {"a": 1, "b": 1})
+    assert epochs["a"] == pytest.approx(5, rel=0.1)
+    assert epochs["b"] == pytest.approx(5 / 9, rel=0.1)
+
+
+def test_what_was_dropped_before_is_no_part_of_the_mixture() -> None:
+    documents = documents_of(1000, 1000)
+    gone = (documents.sources == 0) & (np.arange(2000) % 2 == 0)
+    documents.drop("before", gone)
+    documents.goes[gone] = DROP
+    epochs = weigh(documents, {"a": 1, "b": 1})
+    assert epochs["a"] == pytest.approx(1.5, rel=0.1)
+    assert (documents.goes[gone] == DROP).all()
+    assert (documents.copies[gone] == 1).all()
+
+
+def test_what_is_not_drawn_goes_nowhere_and_validation_is_read_once() -> None:
+    documents = documents_of(1000, 1000)
+    weigh(documents, {"a": 3, "b": 1})
+    none = documents.copies == 0
+    assert 300 < none.sum() < 600
+    assert (documents.goes[none] == DROP).all()
+    assert (documents.copies[documents.goes == TO_VALIDATION] == 1).all()
+
+
+def test_a_source_without_text_needs_no_weight_and_takes_none() -> None:
+    documents = documents_of(1000, 1000, 10)
+    documents.drop("before", documents.sources == 2)
+    documents.goes[documents.sources == 2] = DROP
+    for weights in ({"a": 1, "b": 1}, {"a": 1, "b": 1, "c": 8}):
+        epochs = weigh(documents, weights)
+        assert epochs["a"] + epochs["b"] == pytest.approx(2, rel=0.1)
+        assert epochs["c"] == 0
+
+
+def test_a_hundred_times_is_the_most() -> None:
+    def one_of_two_hundred() -> Documents:
+        documents = documents_of(1, 199)
+        documents.goes[:] = TO_TRAIN
+        return documents
+
+    assert weigh(one_of_two_hundred(), {"a": 1, "b": 1})["a"] == 100
+    with pytest.raises(DataError, match="a would be read 101 times"):
+        weigh(one_of_two_hundred(), {"a": 1.02, "b": 1})

@@ -31,6 +31,16 @@ def test_paragraphs_of_text_and_texts_once(tmp_path: Path) -> None:
     assert load_benchmark(path).texts == ("one\ntwo", "three")
 
 
+def test_the_ending_may_be_in_capitals_and_one_object_is_one_row(tmp_path: Path) -> None:
+    assert load_benchmark(write(tmp_path / "QUIZ.JSON", '{"question": "q"}')).texts == ("q",)
+
+
+def test_a_line_of_jsonl_ends_at_a_newline_alone(tmp_path: Path) -> None:
+    path = tmp_path / "quiz.jsonl"
+    path.write_text('{"question": "one\u2028two\u0085three"}\n{"question": "four"}\n', encoding="utf-8")
+    assert load_benchmark(path).texts == ("one\u2028two\u0085three", "four")
+
+
 def test_deep_nesting(tmp_path: Path) -> None:
     path = write(tmp_path / "deep.json", "[" * 900 + '"x"' + "]" * 900)
     assert load_benchmark(path).texts == ("x",)

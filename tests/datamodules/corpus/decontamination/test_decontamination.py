@@ -55,6 +55,13 @@ def test_a_short_item_counts_as_a_whole_from_eight_words_on() -> None:
     assert Decontamination((QUIZ,)).left_out == {"quiz": 1}
 
 
+def test_eight_words_are_an_item_and_seven_are_none() -> None:
+    eight, seven = "these are eight words in a short line", "these are seven words in one line"
+    quiz = Benchmark("quiz", (eight, seven))
+    assert [row["contaminated"] for row in run([f"So {eight}.", f"So {seven}."], quiz)] == [True, False]
+    assert Decontamination((quiz,)).left_out == {"quiz": 1}
+
+
 def test_an_n_gram_of_two_benchmarks_is_shown_for_each() -> None:
     [row] = run([f"{FILLER} {QUESTION}"], QUIZ, Benchmark("copy", (QUESTION + " More of it.",)))
     assert [span["benchmark"] for span in row["contamination"]] == ["quiz", "copy"]
@@ -83,6 +90,41 @@ def test_cut_leaves_no_small_pieces_and_gives_up_on_many() -> None:
     assert (row["text"], row["contaminated"]) == ("", True)
     many = " ".join([f"{QUESTION} {FILLER}"] * 4)
     assert [run([many], action="cut", max_pieces=most)[0]["contaminated"] for most in (3, 4)] == [True, False]
+
+
+def test_cut_leaves_no_small_piece_at_the_end() -> None:
+    [row] = run([f"{FILLER} {QUESTION} An end."], action="cut", margin=0)
+    assert row["text"] == FILLER
+
+
+@pytest.mark.parametrize(("length", "stays"), [(199, False), (200, True)])
+def test_a_piece_of_the_least_size_stays(length: int, stays: bool) -> None:
+    piece = "x" * (length - 1) + "\n"
+    [row] = run([piece + QUESTION + "\n" + FILLER], action="cut", margin=0)
+    assert row["text"].startswith("xxx") == stays
+    assert row["text"].endswith(FILLER)
+    inner = "!\n" + "x" * (length - 3) + "\n"  # with the mark of the question before
+    [row] = run([f"{FILLER}\n{QUESTION[:-1]}{inner}{QUESTION}\n{FILLER}"], action="cut", margin=0)
+    assert ("xxx" in row["text"]) == stays
+
+
+def test_ten_pieces_are_the_most() -> None:
+    many = [" ".join([f"{FILLER} {QUESTION}"] * count + [FILLER]) for count in (9, 10)]
+    assert [row["contaminated"] for row in run(many, action="cut")] == [False, True]
+
+
+@pytest.mark.parametrize("margin", [199, 200, 201])
+def test_a_margin_that_ends_within_a_character_takes_or_leaves_all_of_it(margin: int) -> None:
+    dashes = "\u2014" * 200
+    [row] = run([f"{FILLER} {dashes}{QUESTION[:-1]}{dashes} {FILLER}"], action="cut", margin=margin)
+    assert not row["contaminated"]
+    assert set(row["text"]) <= set(FILLER) | {"\u2014", "\n"}
+
+
+def test_just_the_share_that_is_asked_for_is_enough() -> None:
+    words = QUESTION.split()[:13]
+    [row] = run([" ".join(words + ["other"] * 13)], min_share=0.5)
+    assert row["contaminated"]
 
 
 def test_thresholds_are_of_one_benchmark_in_one_document() -> None:

@@ -143,3 +143,12 @@ def test_nothing_listed_and_nothing_there() -> None:
         [batch] = dropped([batch_of(texts)], "line")
         assert batch.column("text").to_pylist() == texts
         assert sum(batch.column("removed_lines").to_pylist()) == 0
+
+
+def test_lines_of_twenty_characters_in_two_documents_count_unless_told_otherwise() -> None:
+    long, short = "x" * 20, "y" * 19
+    batch = batch_of([f"{long}\n{short}"] * 2)
+    frequent = frequent_lines(count_lines(line_hashes(batch.column("text")), id_hashes(batch.column("id"))))
+    assert frequent.documents.tolist() == [2]
+    after = DropLines(frequent).apply(batch).column("text").to_pylist()
+    assert sorted(after) == sorted([short, f"{long}\n{short}"])

@@ -103,6 +103,71 @@ def test_beyond_the_bound_documents_are_compared_along_edges(monkeypatch: pytest
     assert result.jaccard.tolist() == pytest.approx([0, 0, 0.95, 0.85, 0])
 
 
+@pytest.mark.parametrize("full", [0, 1, 2])
+@settings(max_examples=60, deadline=None)
+@given(places=st.lists(st.integers(0, BINS), min_size=1, max_size=20), rng=st.randoms())
+def test_along_edges_the_rule_is_the_same(full: int, places: list[int], rng: random.Random) -> None:
+    lengths = np.array([rng.randrange(4) for _ in places])
+    signatures = line_of(places)
+    documents, cluster = np.arange(len(places)), np.zeros(len(places), np.int64)
+    order = np.random.default_rng(rng.randrange(99)).permutation(len(places))
+    pairs = [(one, other) for other in range(len(places)) for one in range(other)]
+    edges = Edges(
+        np.array([one for one, _ in pairs], dtype=np.int64),
+        np.array([other for _, other in pairs], dtype=np.int64),
+        np.array([similarity(signatures[[one]], signatures[[other]])[0] for one, other in pairs], dtype=np.float32),
+    )
+    plain = survivors(documents, lengths, cluster, NO_EDGES, lambda some: signatures[some])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("datamodules.corpus.duplicates.near.FULL", full)
+        result = survivors(order, lengths[order], cluster, edges, lambda some: signatures[some])
+    back = np.argsort(order)
+    assert result.kept[back].tolist() == plain.kept.tolist()
+    assert result.partners[back].tolist() == plain.partners.tolist()
+
+
+def test_just_the_similarity_that_is_asked_for_is_enough() -> None:
+    signatures = line_of([0, 10, 50])
+    documents = np.arange(3)
+    threshold = float(similarity(signatures[[0]], signatures[[1]])[0])
+    keys = np.ones(3, dtype=np.uint64)
+    edges = candidate_edges(keys, documents, documents * 0, lambda some: signatures[some], threshold)
+    assert (edges.first.tolist(), edges.second.tolist()) == ([0], [1])
+    result = survivors(documents, documents * 0, documents * 0, edges, lambda some: signatures[some], threshold)
+    assert result.kept.tolist() == [True, False, True]
+
+
+def test_documents_are_removed_from_four_fifths_on_unless_told_otherwise() -> None:
+    signatures = line_of([0, 36, 0, 44])  # 0.82 and 0.78
+    documents = np.arange(4)
+    result = survivors(documents, documents * 0, documents // 2, NO_EDGES, lambda some: signatures[some])
+    assert result.kept.tolist() == [True, False, True, True]
+
+
+def test_a_document_is_no_duplicate_of_itself() -> None:
+    documents, keys = np.array([3, 3, 5]), np.ones(3, dtype=np.uint64)
+    edges = candidate_edges(keys, documents, documents * 0, lambda some: line_of([0] * 6)[some])
+    assert set(zip(edges.first.tolist(), edges.second.tolist(), strict=True)) == {(3, 5)}
+
+
+def test_few_with_one_key_are_all_compared_and_many_with_the_longest() -> None:
+    for size, number in ((ALL_PAIRS, ALL_PAIRS * (ALL_PAIRS - 1) // 2), (ALL_PAIRS + 1, ALL_PAIRS)):
+        documents = np.arange(size)
+        lengths = np.where(documents == 7, 9, 5)
+        edges = candidate_edges(np.ones(size, np.uint64), documents, lengths, lambda some: line_of([0] * 40)[some])
+        assert len(edges.first) == number
+        if size > ALL_PAIRS:
+            assert ((edges.first == 7) | (edges.second == 7)).all()
+
+
+def test_what_is_like_two_unlike_leaders_joins_their_clusters() -> None:
+    places = [0, 80, *[40] * 20]  # the first two are 0.6 alike, all others 0.8 like both
+    documents = np.arange(len(places))
+    keys = np.ones(len(places), dtype=np.uint64)
+    edges = candidate_edges(keys, documents, -documents, lambda some: line_of(places)[some])
+    assert set(clusters(documents, edges).tolist()) == {0}
+
+
 def test_clusters_have_the_number_of_their_smallest_document() -> None:
     edges = edges_of((3, 7, 0.9), (7, 9, 0.8), (4, 5, 0.8))
     assert clusters(np.array([9, 1, 5, 4, 3, 7]), edges).tolist() == [3, 1, 4, 4, 3, 3]
