@@ -1,8 +1,10 @@
 """Digests of input files, remembered by their size and times so that unchanged large files are not read again."""
 
 import contextlib
+import errno
 import json
 import os
+import stat
 import time
 from pathlib import Path
 
@@ -29,10 +31,12 @@ class FileDigests:
         self.changed = False
 
     def digest(self, path: Path) -> str:
-        """32 hexadecimal digits. Raises OSError where the file cannot be read."""
-        stat = path.stat()
+        """32 hexadecimal digits. Raises OSError where the file cannot be read, or is a pipe, which might never end."""
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is a pipe, a device or a folder, not a file", str(path))
         key = str(path.absolute())
-        state = [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
+        state = [found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns]
         known = self.memo.get(key)
         if known is not None and known[:4] == state:
             return str(known[4])
@@ -41,7 +45,7 @@ class FileDigests:
             while block := file.read(BLOCK):
                 hasher.update(block)
         digest = hasher.hexdigest()
-        if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > SETTLED_NS:
+        if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > SETTLED_NS:
             self.memo[key] = [*state, digest]
             self.changed = True
         return digest

@@ -52,6 +52,17 @@ def run(arguments: list[str]) -> int:
     if command not in COMMANDS:
         print(f"error: no command {command!r}{nearest(command, COMMANDS)} (see python -m llm --help)", file=sys.stderr)
         return 2
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            readable = os.fsencode(argument).decode(errors="backslashreplace")
+            print(
+                f"error: the argument {readable} is not valid UTF-8; rename that file, or name its folder or a pattern "
+                "that it matches",
+                file=sys.stderr,
+            )
+            return 2
     main_of: Callable[[list[str]], int] = importlib.import_module(COMMANDS[command][0]).main
     return main_of(arguments)
 

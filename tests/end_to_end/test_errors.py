@@ -53,6 +53,7 @@ CASES = {
     "no checkpoint": (["validate", *TINY], 1, ["--ckpt_path"]),
     "no budget": (["fit", *TINY, "--model.max_tokens=null"], 1, ["max_tokens", "max_steps"]),
     "missing path": (["fit", *TINY, "--data.sources=[nowhere.txt]"], 1, ["nowhere.txt"]),
+    "undecodable path": (["prepare", *TINY, "--data.sources=[a\udcff.txt]"], 2, ["[a\\xff.txt]", "not valid UTF-8"]),
     "glob": (["prepare", *TINY, "--data.sources=[nowhere/*.txt]"], 1, ["nowhere/*.txt"]),
     "empty file": (["prepare", *TINY, "--data.sources=[empty.txt]"], 1, ["empty"]),
     "binary": (["prepare", *TINY, "--data.sources=[binary.txt]"], 1, ["binary.txt"]),

@@ -33,8 +33,10 @@ def load_benchmark(path: str | Path, name: str | None = None, fields: Sequence[s
     kind = path.suffix.lower()
     if kind not in (*ROWS, *WHOLE, *PROSE):
         raise DataError(f"benchmark {path}: the ending {kind!r} is unknown; give jsonl, json or txt")
+    if path.exists() and not path.is_file():
+        raise DataError(f"benchmark {path} is no file but a folder, pipe or device; give jsonl, json or txt")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError(f"benchmark {path} cannot be read ({error.strerror}); check the path") from None
     except UnicodeDecodeError as error:
@@ -53,7 +55,9 @@ def load_benchmark(path: str | Path, name: str | None = None, fields: Sequence[s
             [[row[one] for one in fields if one in row] for row in rows if isinstance(row, dict)] if fields else rows
         )
         texts = list(_strings(chosen))
-    kept = tuple(dict.fromkeys(stripped for one in texts if (stripped := one.strip())))
+    # JSON can hold lone surrogates, which are no text; a question mark is no part of a word.
+    encodable = (one.encode(errors="replace").decode() for one in texts)
+    kept = tuple(dict.fromkeys(stripped for one in encodable if (stripped := one.strip())))
     if not kept:
         raise DataError(f"benchmark {path} holds no text; give a file with text, or leave it out")
     return Benchmark(name or path.stem, kept)
@@ -61,19 +65,23 @@ def load_benchmark(path: str | Path, name: str | None = None, fields: Sequence[s
 
 def _rows(path: Path, text: str) -> list[Any]:
     if path.suffix.lower() in WHOLE:
-        try:
-            whole = json.loads(text) if text.strip() else []
-        except json.JSONDecodeError as error:
-            raise DataError(f"benchmark {path}, line {error.lineno}: not JSON ({error.msg}); mend the file") from None
+        whole = _parsed(path, text, 1) if text.strip() else []
         return whole if isinstance(whole, list) else [whole]
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise DataError(f"benchmark {path}, line {number}: not JSON ({error.msg}); mend the line") from None
-    return rows
+    return [_parsed(path, line, number) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+
+
+def _parsed(path: Path, text: str, line: int) -> Any:
+    """The JSON of a text that begins in this line of the file."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line += error.lineno - 1
+        reason = error.msg
+    except RecursionError:
+        reason = "nested too deep"
+    except ValueError as error:  # a number of thousands of digits
+        reason = str(error)
+    raise DataError(f"benchmark {path}, line {line}: not JSON ({reason}); mend it there")
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from datamodules.corpus.reading.files import BUFFER_BYTES, open_plain
+from datamodules.corpus.reading.files import BUFFER_BYTES, open_plain, printable
 from datamodules.corpus.reading.records import ReadOptions, Record, decode
 from datamodules.corpus.reading.web import page
 from datamodules.errors import DataError
@@ -24,6 +24,9 @@ def read_archive(path: Path, options: ReadOptions) -> Iterator[Record]:
     their URL. All others are counted by reason. Damage is never an error: a stretch of it counts as one record
     `damaged` (a record that ends early as `truncated`), and reading goes on at the next record that can be found. In a
     compressed archive this takes records compressed each for itself, as the standard asks for (ISO 28500, annex D).
+
+    Raises:
+        DataError: for a file that does not start like an archive and in which no record is found.
     """
     archive_iterator = _fastwarc()
     number = position = 0
@@ -48,6 +51,11 @@ def read_archive(path: Path, options: ReadOptions) -> Iterator[Record]:
                 number += 1
                 damaged = True
             found = _next_record(file, position + 1)
+        if number == 1 and not _starts_like_an_archive(file):
+            raise DataError(
+                f"{printable(path)} is no web archive (it holds no WARC record); leave it out, or give it the "
+                "extension of what it is"
+            )
 
 
 def _fastwarc() -> Any:
@@ -95,6 +103,18 @@ def _record(number: int, raw: Any, options: ReadOptions) -> Record:
         return page(number, data, raw.http_charset, url, plain=media == PLAIN)
     except DAMAGED:
         return Record(number, None, "damaged")
+
+
+def _starts_like_an_archive(file: IO[bytes]) -> bool:
+    """Whether the first bytes are those of a record, or so few that they might become one."""
+    file.seek(0)
+    head = file.read(4096)
+    if GZIP_MEMBER.startswith(head[: len(GZIP_MEMBER)]):
+        try:
+            head = zlib.decompressobj(wbits=31).decompress(head, len(RECORD_START))
+        except zlib.error:
+            return False
+    return RECORD_START.startswith(head[: len(RECORD_START)])
 
 
 def _next_record(file: IO[bytes], position: int) -> int | None:

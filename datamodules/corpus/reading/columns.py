@@ -92,15 +92,19 @@ def _is_file(file: IO[bytes]) -> bool:
 
 def _path_of(schema: pa.Schema, path: Path, options: ReadOptions) -> list[str]:
     """The names from the top to the text column: one, or several where the field is nested in struct columns."""
-    if options.text_field in schema.names:
-        return [options.text_field]
-    names = options.text_field.split(".")
+    whole = options.text_field in schema.names
+    names = [options.text_field] if whole else options.text_field.split(".")
     fields: Any = schema
     for name in names:
-        index = fields.get_field_index(name) if isinstance(fields, pa.Schema | pa.StructType) else -1
-        if index < 0:
+        found = fields.names.count(name) if isinstance(fields, pa.Schema | pa.StructType) else 0
+        if found == 0:
             demand_field(schema.names, printable(path), options.text_field)
-        fields = fields.field(index).type
+        if found > 1:
+            raise DataError(
+                f"{printable(path)} has {found} fields {name!r}, and which is meant cannot be told; "
+                "give each its own name or leave the file out"
+            )
+        fields = fields.field(name).type
     return names
 
 

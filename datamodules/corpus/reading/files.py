@@ -15,6 +15,7 @@ from datamodules.errors import DataError
 DAMAGED = (OSError, EOFError, zlib.error, pa.ArrowException)  # what the streams of damaged files raise
 COMPRESSIONS = frozenset({".gz", ".zst"})
 BUFFER_BYTES = 1 << 20
+SNIFFED_BYTES = 8000  # git calls a file binary if a NUL stands in its first 8,000 bytes; so do we
 
 
 def printable(path: Path | str) -> str:
@@ -74,20 +75,21 @@ def lines(
 ) -> Iterator[tuple[int, bytes | None]]:
     """(byte offset, line with its end) of each line that starts in [start, end); None for one of over `longest` bytes.
 
-    A line that is too long is passed over in blocks, so memory is bounded by `longest`.
+    A line that is too long is passed over in blocks, so memory is bounded by `longest`; and no further than `end`, or
+    each of the many ranges over an endless line would read all of it.
     """
     try:
         offset = start
         if start > 0:  # the line over `start` belongs to the range before, unless it starts right here
             file.seek(start - 1)
-            offset += _skip_line(file) - 1
+            offset += _skip_line(file, end and end - start + 1) - 1
         while end is None or offset < end:
             line: bytes | None = file.readline(longest + 1)
             if not line:
                 return
             length = len(line)
             if length > longest and not line.endswith(b"\n"):
-                length += _skip_line(file)
+                length += _skip_line(file, end and end - offset - length)
                 line = None
             yield offset, line
             offset += length
@@ -112,10 +114,10 @@ def unreadable(path: Path, error: Exception) -> DataError:
     return DataError(f"cannot read {printable(path)} ({reason}); check the file and its access rights, or leave it out")
 
 
-def _skip_line(file: IO[bytes]) -> int:
-    """Read to the end of the line; the number of bytes."""
+def _skip_line(file: IO[bytes], enough: int | None) -> int:
+    """Read to the end of the line, or until `enough` bytes are passed; the number of bytes."""
     skipped = 0
-    while block := file.readline(BUFFER_BYTES):
+    while (enough is None or skipped < enough) and (block := file.readline(BUFFER_BYTES)):
         skipped += len(block)
         if block.endswith(b"\n"):
             break

@@ -1,6 +1,6 @@
 """What the reader of a format yields: documents, and records that are none, each with its reason."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -11,6 +11,7 @@ EncodingErrors = Literal["replace", "strict"]
 PIECE_BYTES = 16 << 20  # a longer text file is read as several documents of about this size, cut at line ends
 BLOCK_BYTES = 8 << 20  # of lines of JSON that are parsed at once
 RECORD_BYTES = 64 << 20  # a longer line of JSON, web page or archived record is counted, never held in memory
+SHOWN_FIELDS, SHOWN_CHARACTERS = 20, 60  # of those that are there where the text field is not
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,7 @@ def from_row(
         text = row
         for name in text_field.split("."):
             if not isinstance(text, dict) or name not in text:
-                fields = ", ".join(map(repr, row)) or "none"
-                return bad(key, "missing_field", place, f"no field {text_field!r}, it has {fields}")
+                return bad(key, "missing_field", place, f"no field {text_field!r}, it has {_named(row)}")
             text = text[name]
     return from_value(text, key, text_field, place, url, replaced)
 
@@ -81,10 +81,14 @@ def bad(key: int | str, reason: str, place: Callable[[], str], complaint: str) -
 def demand_field(fields: Sequence[str], name: str, text_field: str) -> None:
     """Raise DataError unless the text field is one of a table's fields."""
     if text_field not in fields:
-        raise DataError(
-            f"{name} has no field {text_field!r}, it has {', '.join(map(repr, fields)) or 'none'}; "
-            "set text_field to one of them"
-        )
+        raise DataError(f"{name} has no field {text_field!r}, it has {_named(fields)}; set text_field to one of them")
+
+
+def _named(fields: Collection[str]) -> str:
+    """The names of fields for a sentence: what was taken for a header may be anything, of any length."""
+    names = [repr(name if len(name) <= SHOWN_CHARACTERS else f"{name[:SHOWN_CHARACTERS]}...") for name in fields]
+    rest = f" and {len(names) - SHOWN_FIELDS:,} more" if len(names) > SHOWN_FIELDS else ""
+    return ", ".join(names[:SHOWN_FIELDS]) + rest or "none"
 
 
 def decode(data: bytes, errors: EncodingErrors, where: Callable[[], str], offset: int = 0) -> tuple[str, int]:

@@ -81,9 +81,10 @@ def read_table(path: Path, delimiter: str, options: ReadOptions) -> Iterator[Rec
     """
     csv.field_size_limit(options.record_bytes)  # the module's own 128 KiB are too few; it has one limit for all
     replaced = 0
+    ended = False
 
     def decoded() -> Iterator[str]:
-        nonlocal replaced
+        nonlocal replaced, ended
         for offset, line in lines(file, path, options.record_bytes):
             if line is None:
                 raise DataError(
@@ -92,22 +93,37 @@ def read_table(path: Path, delimiter: str, options: ReadOptions) -> Iterator[Rec
                 )
             text, slips = decode(line, options.encoding_errors, partial(_whole_place, path, offset))
             replaced += slips
-            yield text
+            yield text.removeprefix("\ufeff") if offset == 0 else text
+        ended = True
 
     with open_range(path, None) as file:
         rows = csv.reader(decoded(), delimiter=delimiter)
+        begins = 1  # the line where the row at hand does
         try:
-            header = [name.removeprefix("\ufeff") for name in next(rows, [])]
+            header: list[str] = next(filter(None, rows), [])  # blank lines are no rows
             demand_field(header, f"the header of {printable(path)}", options.text_field)
             column = header.index(options.text_field)
+            if ended:
+                raise _never_closed(path, begins)
+            begins = rows.line_num + 1
             for number, row in enumerate(rows):
+                if ended:  # the reader asked for one more line to end this row, and there was none
+                    raise _never_closed(path, begins)
                 if len(row) == len(header):
                     yield Record(number, row[column], replaced=replaced)
                     replaced = 0
                 elif row:
-                    place = partial("at line {}".format, rows.line_num)
+                    place = partial("at line {}".format, begins)
                     yield bad(number, "column_count", place, f"{len(row)} columns instead of {len(header)}")
+                begins = rows.line_num + 1
         except csv.Error as error:
             raise DataError(
-                f"{printable(path)} line {rows.line_num} is not a row ({error}); mend it or leave it out"
+                f"{printable(path)} line {begins} is not a row ({error}); mend it or leave it out"
             ) from error
+
+
+def _never_closed(path: Path, line: int) -> DataError:
+    return DataError(
+        f"{printable(path)} line {line} begins a row with a quote that never closes, so the rows behind it cannot be "
+        "told; mend it or leave the file out"
+    )

@@ -1,6 +1,7 @@
 """What the word after `sources` stands for: specs in, a list of inputs out."""
 
 import difflib
+import fnmatch
 import glob
 import os
 import sysconfig
@@ -59,8 +60,8 @@ def resolve(specs: str | Sequence[str]) -> list[Input]:
     """The inputs of all specs, each file once, sorted by (source, shard): the order of the specs plays no part.
 
     A spec is `stdlib`, a file, a folder (all supported files below it), a glob (`**` included), a folder that
-    `datasets` saved, or `hf:owner/name[/config][:split]`. A file that several specs name belongs to the one whose
-    folder is highest.
+    `datasets` saved, or `hf:owner/name[/config][:split]`. Neither a folder nor `**` leads through links to folders. A
+    file that several specs name belongs to the one whose folder is highest.
 
     Raises:
         DataError: for a spec that matches nothing or something that cannot be read.
@@ -68,7 +69,8 @@ def resolve(specs: str | Sequence[str]) -> list[Input]:
     found: dict[Path | str, tuple[Path | None, Input]] = {}  # with the root that the label stands for
     for spec in [specs] if isinstance(specs, str) else specs:
         for root, item in _expand(str(spec)):
-            key = item.source if item.format == "hub" or item.path is None else item.path.resolve()
+            # Not Path.resolve, which fails for a link to itself: that is told of as all other files that are not there.
+            key = item.source if item.format == "hub" or item.path is None else Path(os.path.realpath(item.path))
             if key not in found or _rank(root) < _rank(found[key][0]):
                 found[key] = (root, item)
     if not found:
@@ -105,13 +107,17 @@ def _expand(spec: str) -> list[tuple[Path | None, Input]]:
         return [(None, item) for item in _stdlib()]
     if spec.startswith(hub.HUB):
         return [(None, Input(spec, spec, "hub", hub.local_folder(spec)))]
-    path = Path(spec).expanduser()
+    if not spec.strip():
+        raise DataError("sources holds an empty name, and an empty name names nothing; '.' is this folder")
+    path = Path(os.path.expanduser(spec))
     if path.is_dir():
         return _folder(path)
     if path.exists():
         return [(path.resolve(), _file(path, path.name, path.name))]
     if glob.has_magic(spec):
         return _glob(path)
+    if path.is_symlink():
+        raise DataError(f"{printable(path)} is a link to {str(path.readlink())!r}, which is not there; mend the link")
     raise DataError(f"there is no file or folder {spec!r}{_nearest(path)}")
 
 
@@ -153,14 +159,30 @@ def _folder(path: Path) -> list[tuple[Path | None, Input]]:
 
 def _glob(pattern: Path) -> list[tuple[Path | None, Input]]:
     fixed = Path(*_until_magic(pattern.parts))
-    matches = sorted(Path(match) for match in glob.glob(str(pattern), recursive=True))
-    files = [path for path in matches if path.is_file()]
+    files = sorted(path for path in _matches(fixed, pattern.parts[len(fixed.parts) :]) if path.is_file())
     if not files:
         raise DataError(
             f"no file matches {str(pattern)!r} (looked in {fixed.resolve()}); check the spelling and the folder"
         )
     root = fixed.resolve()
     return [(root, _file(path, root.name, path.relative_to(fixed).as_posix())) for path in files]
+
+
+def _matches(folder: Path, pattern: Sequence[str]) -> set[Path]:
+    """What matches as a shell's glob does: `**` is any folders, but no links to folders, which may lead in circles.
+
+    `*` and `**` match no hidden names; glob.glob agrees, but it goes through links, and pathlib the other way round.
+    """
+    parts = [part if part == "**" else part.replace("**", "*") for part in pattern]
+    if parts[-1] == "**":
+        parts.append("*")
+    hidden = [part for part in parts if part.startswith(".")]
+
+    def is_meant(path: Path) -> bool:
+        names = (name for name in path.relative_to(folder).parts if name.startswith("."))
+        return all(any(fnmatch.fnmatch(name, part) for part in hidden) for name in names)
+
+    return {path for path in folder.glob("/".join(parts)) if is_meant(path)}
 
 
 def _until_magic(parts: Sequence[str]) -> list[str]:
@@ -176,7 +198,8 @@ def _file(path: Path, source: str, shard: str) -> Input:
     kind = file_format(path)
     if kind is None:
         raise DataError(f"{printable(path)} has an unknown extension {path.suffix!r}; it can be {supported()}")
-    if source == shard and path.stat().st_size == 0:  # named by itself: among others an empty file is merely counted
+    # One that is named by itself: among others an empty file is merely counted.
+    if source == shard and path.is_file() and path.stat().st_size == 0:
         raise DataError(f"{printable(path)} is empty; name a file with text in sources")
     return Input(source, shard, kind, path)
 

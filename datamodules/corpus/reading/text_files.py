@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from datamodules.corpus.reading.files import fill, open_range, printable
+from datamodules.corpus.reading.files import SNIFFED_BYTES, fill, open_range, printable
 from datamodules.corpus.reading.records import ReadOptions, Record, decode
 from datamodules.errors import DataError
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-SNIFFED_BYTES = 8000  # git calls a file binary if a NUL stands in its first 8,000 bytes; so do we
 UNDECODABLE = 0.1  # share of undecodable bytes above which a file is no UTF-8 text with slips but something else
 
 

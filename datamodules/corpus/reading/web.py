@@ -1,12 +1,14 @@
 """Web pages: the main text of HTML, by resiliparse."""
 
+import codecs
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from datamodules.corpus.reading.files import fill, open_range
+from datamodules.corpus.reading.files import SNIFFED_BYTES, fill, open_range, printable
 from datamodules.corpus.reading.records import ReadOptions, Record, encodable
 from datamodules.errors import DataError
 
@@ -17,6 +19,8 @@ SKIPPED_ELEMENTS = ["header", "footer", "nav", "aside", "button"]
 
 DEEPEST = 1000  # elements in elements, twice what browsers keep; the time of resiliparse grows with the square of it
 MANY_TAGS = 20_000
+WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # that of UTF-32-LE begins like the first
+TAG = re.compile(rb"<[a-zA-Z!/]")
 OPEN_TAG, SLASH = ord("<"), ord("/")
 
 
@@ -24,6 +28,11 @@ def read_html(path: Path, options: ReadOptions) -> Iterator[Record]:
     """The page of a file as one record; its key is 0."""
     with open_range(path, None) as file:
         data = fill(file, options.record_bytes + 1, path)
+    if _is_binary(data, None):
+        raise DataError(
+            f"{printable(path)} looks binary (a NUL byte at byte {data.index(0)}), not like a web page; leave the file "
+            "out, or give it the extension of what it is"
+        )
     if len(data) > options.record_bytes:
         yield Record(0, None, "too_long")
     else:
@@ -31,7 +40,8 @@ def read_html(path: Path, options: ReadOptions) -> Iterator[Record]:
 
 
 def page(key: int, data: bytes, charset: str | None = None, url: str | None = None, plain: bool = False) -> Record:
-    """The record of a page's bytes, or the reason why it is no document: empty, no_text, too_deep or lone_surrogate.
+    """The record of a page's bytes, or the reason why it is no document: empty, binary, no_text, too_deep or
+    lone_surrogate.
 
     The encoding is `charset`, as the server says, else what the page says in its first 1,024 bytes, else it is
     detected; where the bytes are not valid in it, UTF-8 and Windows-1252 are tried. `plain` text is only decoded.
@@ -39,6 +49,8 @@ def page(key: int, data: bytes, charset: str | None = None, url: str | None = No
     detect_encoding, bytes_to_str, tree_of, extract_plain_text = _resiliparse()
     if not data.strip():
         return Record(key, None, "empty", url=url)
+    if _is_binary(data, charset):
+        return Record(key, None, "binary", url=url)
     text = bytes_to_str(data, charset or detect_encoding(data, from_html_meta=not plain))
     replaced = text.count("\ufffd") - data.count("\ufffd".encode())
     if not plain:
@@ -51,6 +63,13 @@ def page(key: int, data: bytes, charset: str | None = None, url: str | None = No
     if not encodable(text):
         return Record(key, None, "lone_surrogate", url=url)
     return Record(key, text, url=url, replaced=max(0, replaced))
+
+
+def _is_binary(data: bytes, charset: str | None) -> bool:
+    """True for a NUL byte before the first tag; but UTF-16 and UTF-32, which hold many, can be declared."""
+    wide = data.startswith(WIDE_MARKS) or (charset or "").lower().replace("_", "-").startswith(("utf-16", "utf-32"))
+    nul = data.find(0, 0, SNIFFED_BYTES)
+    return nul >= 0 and not wide and TAG.search(data, 0, nul) is None
 
 
 def _resiliparse() -> tuple[Any, Any, Any, Any]:

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,9 @@ def test_deep_nesting(tmp_path: Path) -> None:
         ("numbers.jsonl", '{"a": 1}\n', [], "holds no text"),
         ("bad.jsonl", '{"a": "x"}\n{"a": \n', [], "bad.jsonl, line 2: not JSON"),
         ("bad.json", '[\n"x",]', [], "bad.json, line 2: not JSON"),
+        ("deep.json", "[" * 100_000, [], "deep.json, line 1: not JSON .nested too deep."),
+        ("deep.jsonl", "[]\n" + "[" * 100_000 + "\n", [], "deep.jsonl, line 2: not JSON .nested too deep."),
+        ("number.jsonl", "9" * 10_000, [], "number.jsonl, line 1: not JSON .*digits"),
         ("named.jsonl", '{"text": "x"}\n', ["question"], "no field 'question'; its rows have text"),
         ("table.csv", "a,b", [], "'.csv' is unknown"),
     ],
@@ -64,7 +68,19 @@ def test_one_sentence_says_what_is_wrong(tmp_path: Path, name: str, text: str, f
         load_benchmark(write(tmp_path / name, text), fields=fields)
 
 
+def test_a_byte_order_mark_and_lone_surrogates_are_no_text(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "a.json"):
+        path = write(tmp_path / name, '\ufeff{"a": "lone \\ud800 one", "b": "pair \\ud83d\\ude00"}')
+        assert load_benchmark(path).texts == ("lone ? one", "pair \U0001f600")
+    assert load_benchmark(write(tmp_path / "a.txt", "\ufeffone")).texts == ("one",)
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "folder.txt").mkdir()
+    os.mkfifo(tmp_path / "pipe.txt")
+    for name in ("folder.txt", "pipe.txt"):
+        with pytest.raises(DataError, match=f"{name} is no file but a folder, pipe or device"):
+            load_benchmark(tmp_path / name)
     with pytest.raises(DataError, match="cannot be read"):
         load_benchmark(tmp_path / "nowhere.jsonl")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")

@@ -6,6 +6,7 @@ import pytest
 
 from datamodules.corpus.reading.readers import DocumentReader
 from datamodules.corpus.reading.sources import Input
+from datamodules.errors import DataError
 
 MakeInput = Callable[[Path], Input]
 PROSE = "A sentence of the article itself, long enough to be taken for what the page is about. " * 3
@@ -55,9 +56,11 @@ def test_records_are_documents_or_counted_by_reason(tmp_path: Path, as_input: Ma
         response(b"\x89PNG", type_="image/png"),
         response(b""),
         response(b"<html><body></body></html>"),
+        response(b"\x89PNG\0\0\0 called a page"),
         record("response", b"\x00\x01", type_="application/octet-stream"),
     ]
     reasons = {"warc_warcinfo": 1, "warc_request": 1, "http_status": 1, "not_html": 1, "empty": 1, "no_text": 1}
+    reasons |= {"binary": 1}
     expected = [(f"http://a.example/{n}", "nur Text, größer" if n == 3 else PROSE.strip()) for n in (1, 2, 3, 4)]
     (tmp_path / "a.warc").write_bytes(b"".join(records))
     (tmp_path / "b.warc.gz").write_bytes(b"".join(map(gzip.compress, records)))
@@ -114,13 +117,25 @@ def test_every_truncation_keeps_the_records_before_it(tmp_path: Path, as_input: 
         assert sum(reasons.values()) <= 1
 
 
-@pytest.mark.parametrize("data", [b"", b"\0" * 5000, b"no archive at all\n" * 100, b"\x1f\x8b\x08" + b"x" * 100])
-def test_what_is_no_archive_is_counted(tmp_path: Path, as_input: MakeInput, data: bytes) -> None:
-    for name in ("a.warc", "a.warc.gz"):
-        (tmp_path / name).write_bytes(data)
-        pages, reasons = read(as_input(tmp_path / name))
-        assert pages == []
-        assert sum(reasons.values()) <= 1
+@pytest.mark.parametrize("data", [b"\0" * 5000, b"no archive at all\n" * 100, b"\x1f\x8b\x08" + b"x" * 100, HTML])
+def test_what_is_no_archive_is_refused(tmp_path: Path, as_input: MakeInput, data: bytes) -> None:
+    for name, content in (("a.warc", data), ("a.warc.gz", data), ("b.warc.gz", gzip.compress(data))):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=rf"{name} is no web archive \(it holds no WARC record\); leave it out"):
+            read(as_input(tmp_path / name))
+
+
+def test_a_damaged_start_is_no_reason_to_refuse_the_rest(tmp_path: Path, as_input: MakeInput) -> None:
+    (tmp_path / "a.warc").write_bytes(HTML + b"\n" + PAGES[0])
+    assert [url for url, _ in read(as_input(tmp_path / "a.warc"))[0]] == ["http://a.example/0"]
+
+
+@pytest.mark.parametrize("data", [b"", gzip.compress(b""), gzip.compress(PAGES[0])[:5], gzip.compress(PAGES[0])[:60]])
+def test_an_archive_that_ends_before_its_first_record_does(tmp_path: Path, as_input: MakeInput, data: bytes) -> None:
+    (tmp_path / "a.warc.gz").write_bytes(data)
+    pages, reasons = read(as_input(tmp_path / "a.warc.gz"))
+    assert pages == []
+    assert set(reasons) <= {"damaged"}
 
 
 def test_a_large_record_is_counted_and_not_read(tmp_path: Path, as_input: MakeInput) -> None:

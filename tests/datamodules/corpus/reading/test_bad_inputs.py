@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import io
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from datamodules.corpus.curation import Curation
 from datamodules.corpus.pipeline import Pipeline
+from datamodules.corpus.reading.files import lines as lines_between
 from datamodules.corpus.reading.planning import plan_shards
 from datamodules.corpus.reading.readers import DocumentReader, ReadCounts
 from datamodules.corpus.reading.sources import Input, resolve
@@ -109,6 +111,26 @@ def test_one_endless_line_needs_little_memory(tmp_path: Path, as_input: MakeInpu
         read(as_input(tmp_path / f"a.jsonl{suffix}"), record_bytes=2_000_000)
 
 
+def test_the_ranges_over_an_endless_line_do_not_each_read_all_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"x" * 20_000_000 + b"\nlast\n")
+
+    class Counting(io.BufferedReader):
+        total = 0
+
+        def readline(self, size: int | None = -1) -> bytes:
+            line = super().readline(size)
+            Counting.total += len(line)
+            return line
+
+    found = []
+    with Counting(io.FileIO(path)) as file:
+        for start in range(0, 20_000_006, 1_000_000):
+            found += lines_between(file, path, 1000, start, min(start + 1_000_000, 20_000_006))
+    assert found == [(0, None), (20_000_001, b"last\n")]
+    assert Counting.total < 45_000_000  # a block past the end of each range; all of it 21 times would be 420 MB
+
+
 def test_an_endless_line_of_csv(tmp_path: Path, as_input: MakeInput) -> None:
     (tmp_path / "a.csv").write_bytes(b"text\none\n" + b"x" * 5000 + b"\ntwo\n")
     with pytest.raises(DataError, match=r"a\.csv line 3 is longer than 1,000 bytes; split it"):
@@ -116,6 +138,41 @@ def test_an_endless_line_of_csv(tmp_path: Path, as_input: MakeInput) -> None:
     (tmp_path / "a.csv").write_bytes(b'text\none\n"never closed\n' + b"more\n" * 1000)
     with pytest.raises(DataError, match=r"a\.csv line \d+ is not a row \(field larger than field limit"):
         read(as_input(tmp_path / "a.csv"), record_bytes=1000)
+
+
+@pytest.mark.parametrize("after", [0, 1, 500])
+def test_a_quote_that_never_closes_does_not_swallow_rows(tmp_path: Path, as_input: MakeInput, after: int) -> None:
+    closed = b'text,n\n"one\nstill one",1\n"two ""quoted""",2\n'
+    (tmp_path / "a.csv").write_bytes(closed)
+    assert read(as_input(tmp_path / "a.csv"))[0] == ["one\nstill one", 'two "quoted"']
+    for end in (b'"open,3\n', b'"open,3', b'3,"open\n', b'"'):
+        (tmp_path / "a.csv").write_bytes(closed + end + b"more,4\n" * after)
+        with pytest.raises(
+            DataError, match=r"a\.csv line 5 begins a row with a quote that never closes, so .*; mend it"
+        ):
+            read(as_input(tmp_path / "a.csv"), max_bad_fraction=0.99)
+
+
+def test_what_stands_before_the_header_of_a_table(tmp_path: Path, as_input: MakeInput) -> None:
+    for start in (b"\xef\xbb\xbf", b"\n\r\n", b"\xef\xbb\xbf\n", b""):
+        for header in (b'"text","n"\r\n', b"text,n\r\n", b'n,"text"\r\n'):
+            (tmp_path / "a.csv").write_bytes(start + header + b"one,one\r\n\r\ntwo,two\r\nbad\r\n")
+            texts, counts = read(as_input(tmp_path / "a.csv"), max_bad_fraction=0.5)
+            assert texts == ["one", "two"]
+            assert counts.not_documents == {"column_count": 1}
+            with pytest.raises(DataError, match=rf"at line {5 + start.count(10)} \(1 columns instead of 2\)"):
+                read(as_input(tmp_path / "a.csv"))
+
+
+def test_fields_are_named_in_one_short_sentence(tmp_path: Path, as_input: MakeInput) -> None:
+    (tmp_path / "a.csv").write_text("x" * 1_000_000 + "".join(f",field {number}" for number in range(9999)) + "\n")
+    (tmp_path / "a.jsonl").write_bytes(lines({"x" * 1_000_000: 1} | {f"field {number}": 1 for number in range(9999)}))
+    for name in ("a.csv", "a.jsonl"):
+        with pytest.raises(
+            DataError, match=r"no field 'text', it has 'x{60}\.\.\.', 'field 0', .* and 9,980 more"
+        ) as caught:
+            read(as_input(tmp_path / name))
+        assert len(str(caught.value)) < 1000
 
 
 def test_mixed_types_and_missing_fields(tmp_path: Path, as_input: MakeInput) -> None:
@@ -177,6 +234,21 @@ def test_columns_that_hold_no_text_or_invalid_text(tmp_path: Path, as_input: Mak
         with pytest.raises(DataError, match=rf"{name}: 3 of the first 3 rows .*row 1.*'{field}' is {kind}, not text"):
             read(item, text_field=field)
     assert read(item, text_field="none", max_bad_fraction=0.9)[1].not_documents == {"missing_text": 2}
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_two_columns_of_one_name(tmp_path: Path, as_input: MakeInput, name: str) -> None:
+    inner = pa.StructArray.from_arrays([pa.array(["x"]), pa.array(["y"])], ["body", "body"])
+    table = pa.Table.from_arrays([pa.array(["x"]), pa.array(["y"]), pa.array(["fine"]), inner], [*"ttu", "meta"])
+    if name == "a.parquet":
+        pq.write_table(table, tmp_path / name)
+    else:
+        with pa.ipc.new_file(tmp_path / name, table.schema) as writer:
+            writer.write_table(table)
+    assert read(as_input(tmp_path / name), text_field="u")[0] == ["fine"]
+    for field, wrong in (("t", "t"), ("meta.body", "body")):
+        with pytest.raises(DataError, match=rf"{name} has 2 fields '{wrong}', and which is meant cannot be told; give"):
+            read(as_input(tmp_path / name), text_field=field)
 
 
 def test_ten_thousand_empty_documents_and_all_equal_ones(tmp_path: Path) -> None:

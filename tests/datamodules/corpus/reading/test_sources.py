@@ -1,8 +1,10 @@
+import os
 from pathlib import Path
 
 import pytest
 
-from datamodules.corpus.reading.sources import resolve
+from datamodules.corpus.reading.sources import digest, resolve
+from datamodules.digests import FileDigests
 from datamodules.errors import DataError
 
 
@@ -73,6 +75,11 @@ def test_two_splits_of_one_data_set_are_two_inputs(tmp_path: Path) -> None:
         ("{}/pictures", "holds no file that can be read.*jsonl"),
         ("{}/pictures/a.png", "unknown extension '.png'.*txt"),
         ("{}/empty.txt", "empty.txt is empty"),
+        ("{}/gone.txt", "gone.txt is a link to 'nowhere', which is not there; mend the link"),
+        ("{}/circle.txt", "circle.txt is a link to 'circle.txt', which is not there"),
+        ("~nobody-of-that-name/a.txt", "no file or folder '~nobody-of-that-name/a.txt'"),
+        ("", "sources holds an empty name"),
+        (" ", "sources holds an empty name"),
         ("hf:", "names no data set"),
         ("hf:./not/here", "names no data set"),
     ],
@@ -83,8 +90,60 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, spec: str, message: str) -
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.png").write_bytes(b"\x89PNG")
     (tmp_path / "empty.txt").touch()
+    (tmp_path / "gone.txt").symlink_to("nowhere")
+    (tmp_path / "circle.txt").symlink_to("circle.txt")
     with pytest.raises(DataError, match=message):
         resolve(spec.format(tmp_path))
+
+
+def test_globs_are_those_of_a_shell(tmp_path: Path) -> None:
+    for name in (
+        "a.txt",
+        "sub/b.txt",
+        "sub/deep/c.txt",
+        "sub/.hidden.txt",
+        ".cache/d.txt",
+        ".cache/e/f.txt",
+        "[x].txt",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    (tmp_path / "link").symlink_to("sub")
+    expected = {
+        "*.txt": ["[x].txt", "a.txt"],
+        "**/*.txt": ["[x].txt", "a.txt", "sub/b.txt", "sub/deep/c.txt"],
+        "**": ["[x].txt", "a.txt", "sub/b.txt", "sub/deep/c.txt"],
+        "*/*.txt": ["link/b.txt"],
+        "sub/**/?.txt": ["b.txt", "deep/c.txt"],
+        "s**b/*.txt": ["sub/b.txt"],
+        ".cache/*.txt": ["d.txt"],
+        ".c*/**/*.txt": [".cache/d.txt", ".cache/e/f.txt"],
+        "**/.h*": ["sub/.hidden.txt"],
+        "[[]x].txt": ["[x].txt"],
+        "[x].txt": ["[x].txt"],
+        "link/*.txt": ["b.txt"],
+        f"../{tmp_path.name}/[ab].t[xy]t": ["a.txt"],
+    }
+    for pattern, shards in expected.items():
+        assert [item.shard for item in resolve(str(tmp_path / pattern))] == shards, pattern
+
+
+def test_links_that_lead_in_circles(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    for name, target in (("self", "."), ("up", f"../{tmp_path.name}"), ("sub", "."), ("more", "sub")):
+        (tmp_path / name).symlink_to(target)
+    for spec in (tmp_path, tmp_path / "**" / "*.txt", tmp_path / "**"):
+        assert [item.shard for item in resolve(str(spec))] == ["a.txt"]
+    (tmp_path / "b.txt").symlink_to("b.txt")
+    for spec in (tmp_path, tmp_path / "*.txt"):
+        assert "a.txt" in [item.shard for item in resolve(str(spec))]
+
+
+def test_a_file_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.txt")
+    (item,) = resolve(str(tmp_path))
+    with pytest.raises(DataError, match=r"cannot read .*a\.txt \(it is a pipe, a device or a folder, not a file\)"):
+        digest(item, FileDigests(tmp_path / "cache"))
 
 
 def test_no_sources_at_all() -> None:

@@ -59,7 +59,8 @@ def test_encodings(encoding: str, how: str) -> None:
     [
         (b"", "empty"),
         (b" \n", "empty"),
-        (b"\0\0\0", "no_text"),
+        (b"\0\0\0", "binary"),
+        (b"PK\3\4\x14\0 <p> in some other file", "binary"),
         (b"<html><body><img src=a></body></html>", "no_text"),
         (b"<html><body>" + b"<div>" * (DEEPEST + 50) + b"deep", "too_deep"),
         (b"<html><body>" + b"</x><div>" * 25_000 + b"deep", "too_deep"),
@@ -88,6 +89,12 @@ def test_a_huge_page_is_counted(tmp_path: Path, as_input: Callable[[Path], Input
     assert reader.counts.not_documents == {"too_long": 1}
     assert reader.counts.records == 1
     assert reader.counts.bad_rows == 0
+
+
+def test_a_file_that_is_no_page_is_refused(tmp_path: Path, as_input: Callable[[Path], Input]) -> None:
+    (tmp_path / "a.html").write_bytes(gzip.compress(PAGE.encode(), mtime=0))
+    with pytest.raises(DataError, match=r"a\.html looks binary \(a NUL byte at byte 3\), not like a web page; leave"):
+        list(DocumentReader([as_input(tmp_path / "a.html")]))
 
 
 def test_what_to_install_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
