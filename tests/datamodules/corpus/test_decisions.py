@@ -14,6 +14,7 @@ from datamodules.corpus.decisions import (
     TO_BOTH,
     TO_TRAIN,
     TO_VALIDATION,
+    Documents,
     check_removed,
     drop_exact_duplicates,
     drop_what_validation_has,
