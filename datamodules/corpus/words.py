@@ -9,7 +9,7 @@ import xxhash
 from datamodules.corpus.spans import text_bytes
 
 LOAD = 8  # bytes that one step of the hash takes in
-BLOCK = 1 << 13  # words or n-grams that are worked on at a time: their columns fit into the processor's cache
+BLOCK = 1 << 12  # words or n-grams that are worked on at a time: their columns fit into the processor's cache
 CLOSE = 12  # bytes from one word to the next, on average, up to which copying all bytes between them pays
 LONG_WORD = 64  # bytes; longer ones (base64, hashes, tables) are rare and hashed one by one
 
@@ -44,7 +44,7 @@ class Words:
     @property
     def counts(self) -> np.ndarray:
         """int64 [n]: words of each document."""
-        return np.diff(self.offsets)
+        return self.offsets[1:] - self.offsets[:-1]
 
 
 def split_words(text: pa.StringArray) -> Words:
@@ -86,8 +86,9 @@ def _mark_beyond_ascii(data: np.ndarray) -> np.ndarray:
     high = np.flatnonzero(data >= 0xC2)
     lead, second = data[high], data[np.minimum(high + 1, data.size - 1)]
     pair = high[(lead >= 0xC3) & (lead <= 0xDF)]
-    lower = _LOWER[(data[pair].astype(np.int64) & 0x1F) << 6 | data[pair + 1] & 0x3F]
-    data[pair], data[pair + 1] = 0xC0 | lower >> 6, 0x80 | lower & 0x3F
+    if pair.size:
+        lower = _LOWER[(data[pair].astype(np.int64) & 0x1F) << 6 | data[pair + 1] & 0x3F]
+        data[pair], data[pair + 1] = 0xC0 | lower >> 6, 0x80 | lower & 0x3F
     two = high[lead == 0xC2]
     three = high[((lead == 0xE2) & (second <= 0x81)) | ((lead == 0xE3) & (second == 0x80))]
     wide = high[(lead == 0xEF) & (second == 0xBC)]
@@ -111,10 +112,9 @@ def hash_spans(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.nda
     for block in range(0, len(starts), BLOCK):
         some = slice(block, block + BLOCK)
         # Bytes beyond the span count as zeros; letters are never zero, so words of different length never look alike.
-        first = _first_loads(loads, starts[some])
-        first &= _LOW_BYTES.take(lengths[some], mode="clip")
-        _scramble(first)
-        hashes[some] = first
+        masks = _LOW_BYTES.take(lengths[some], mode="clip")
+        np.bitwise_and(_first_loads(loads, starts[some]), masks, out=hashes[some])
+        _scramble(hashes[some])
     more = np.flatnonzero(lengths > LOAD)
     for at in range(LOAD, LONG_WORD, LOAD):
         if not more.size:
@@ -154,19 +154,20 @@ def ngrams(words: Words, n: int) -> np.ndarray:
     """
     counts, first, end = words.counts, words.offsets[:-1], words.offsets[1:]
     # Every n neighbours first, those across documents too.
-    padded = np.concatenate((words.hashes, np.zeros(n - 1, dtype=np.uint64)))
     hashes = words.hashes.copy()
     for place in range(1, n):
         hashes *= _NGRAM
-        hashes += padded[place : place + len(hashes)]
-    last = end[counts >= n] - n
+        hashes[:-place] += words.hashes[place:]
+    long = counts >= n
+    last = end[long] - n
     for place in range(1, n):
         hashes[last + place] = hashes[last]
-    for count in np.unique(counts[counts < n]):
-        short = first[counts == count]
-        value = np.zeros(len(short), dtype=np.uint64)
-        for place in range(count):
-            value = value * _NGRAM + words.hashes[short + place]
-        for place in range(count):
-            hashes[short + place] = value
+    if not long.all():
+        for count in range(1, n):
+            short = first[counts == count]
+            value = np.zeros(len(short), dtype=np.uint64)
+            for place in range(count):
+                value = value * _NGRAM + words.hashes[short + place]
+            for place in range(count):
+                hashes[short + place] = value
     return hashes

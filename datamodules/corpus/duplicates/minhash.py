@@ -18,7 +18,7 @@ NO_KEY = 0  # of a document without a signature
 EMPTY = 0  # a bin of the signature that no n-gram fell into
 CHANCE = 258 / 2**16  # that two values of a byte are equal though what they were made from is not; 0 counts as 1
 BLOCK_BYTES = 1 << 17  # of text worked on at a time, so that what is made of it stays in the processor's cache
-DOCUMENTS = 512
+DOCUMENTS = 256
 
 _NONE = np.uint32(0xFFFFFFFF)  # the least value of no n-grams
 _HALF = np.uint64(32)  # bits
@@ -98,15 +98,23 @@ class MinHash:
         """The keys and signatures of n strings without nulls."""
         keys = np.full((len(text), self.groupings * self.bands), NO_KEY, dtype=np.uint64)
         signatures = np.full((len(text), self.bins), EMPTY, dtype=np.uint8)
+        # One array for all: to give large ones back to the system and ask for them again costs more than to fill them.
+        room = np.empty((min(DOCUMENTS, len(text)), self.bins), dtype=np.uint32)
         for start in range(0, len(text), DOCUMENTS):
-            some, least = self._least(text.slice(start, DOCUMENTS))
-            signatures[start + some] = np.maximum(least.astype(np.uint8), 1) * (least != _NONE).view(np.uint8)
+            least = room[: len(text) - start]
+            some = self._find_least(text.slice(start, DOCUMENTS), least)
+            if len(some) < len(least):
+                least = least[some]
+            low = least.astype(np.uint8)
+            low |= low == 0
+            low *= least != _NONE
+            signatures[start + some] = low
             keys[start + some] = self._keys(least)
         return Sketches(keys, signatures)
 
-    def _least(self, text: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
-        """Which of the documents have words enough (int64 [n]), and their least values by bin (uint32 [n, bins])."""
-        least = np.full((len(text), self.bins), _NONE, dtype=np.uint32)
+    def _find_least(self, text: pa.StringArray, least: np.ndarray) -> np.ndarray:
+        """Write the least values by bin (uint32 [n, bins]) of n documents; int64: which of these have words enough."""
+        least.fill(_NONE)
         counts = np.zeros(len(text), dtype=np.int64)
         for start, end in _blocks(text):
             words = split_words(text.slice(start, end - start))
@@ -118,8 +126,7 @@ class MinHash:
             place = place.view(np.int64)
             place += np.repeat(np.arange(end - start) * self.bins, words.counts)
             np.minimum.at(least[start:end].reshape(-1), place, hashes.astype(np.uint32))  # its low half
-        some = np.flatnonzero(counts >= self.min_words)
-        return some, least if len(some) == len(text) else least[some]
+        return np.flatnonzero(counts >= self.min_words)
 
     def _keys(self, least: np.ndarray) -> np.ndarray:
         """uint64 [documents, groupings * bands], from the least values by bin (uint32 [documents, bins])."""
