@@ -84,14 +84,15 @@ def test_other_settings_of_minhash_sign_again(made: Make) -> None:
 
 
 def test_lines_are_dropped_from_as_many_documents_on_as_is_asked(made: Make) -> None:
-    texts = [f"{MENU}\n{NOTICE}\nfirst of all", f"{MENU}\n{NOTICE}\n\nsecond of all", f"{MENU}\n\nthird of all"]
+    texts = [f"{MENU}\n{NOTICE}\n\nfirst of all", f"{MENU}\n{NOTICE}\n\nsecond of all", f"{MENU}\n\nthird of all"]
     for start, menus, notices in ((2, 1, 1), (3, 1, 2), (4, 3, 2)):
         report, train, _ = made(texts, duplicate_lines="line", duplicate_lines_from=start)
         assert [sum(line in text for text in train) for line in (MENU, NOTICE)] == [menus, notices]
         assert report.get("lines", {}).get("removed") == 5 - menus - notices
     # The first two share a paragraph, the third has one that is another.
     _, train, _ = made(texts, duplicate_lines="paragraph", duplicate_lines_from=2)
-    assert sum(MENU in text for text in train) == 3
+    assert [sum(line in text for text in train) for line in (MENU, NOTICE)] == [2, 1]
+    assert train[2] == texts[2]
     assert made(texts)[1] == texts
 
 
@@ -100,6 +101,22 @@ def test_lines_are_counted_in_the_documents_that_are_kept(made: Make) -> None:
     rules = {"gopher_quality": {"min_words": 20, "min_stop_words": 0, "max_words": 1000}}
     _, train, _ = made(texts, filters=rules, duplicate_lines="line", duplicate_lines_from=2)
     assert train == [texts[1]]
+
+
+def test_lines_of_each_shard_are_counted_by_its_own_decisions(tmp_path: Path) -> None:
+    # The first document of the first shard is dropped, and the second of the second.
+    shards = [["short " + MENU, f"{FILLER}\n{MENU}"], [f"{FILLER} more\n{MENU}", f"short {MENU}\n{MENU}"]]
+    for number, texts in enumerate(shards):
+        (tmp_path / f"{number}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    rules = {"gopher_quality": {"min_words": 20, "min_stop_words": 0, "max_words": 1000}}
+    curation = Curation(near_duplicates=None, filters=rules, duplicate_lines="line", duplicate_lines_from=2)
+    sources = [str(tmp_path / f"{number}.jsonl") for number in range(2)]
+    pipeline = Pipeline(sources, validation_fraction=0.0, curation=curation, engine=Engine(workers=1), shard_bytes=100)
+    folder = pipeline.prepare(tmp_path / "cache").folder
+    report = json.loads((folder / "report.json").read_text())
+    assert report["shards"] > 1
+    assert report["kept"]["documents"] == 2
+    assert report["lines"]["removed"] == 1
 
 
 def test_a_document_of_which_nothing_is_left_is_counted(made: Make) -> None:
@@ -144,8 +161,9 @@ def test_languages_and_sources_are_reported(made: Make) -> None:
 
 
 def test_the_report_follows_bytes_and_work_through_the_stages(made: Make) -> None:
-    texts = [f"{FILLER} {number} and a@b{number}.org" for number in range(3)] + [FILLER, FILLER, "short"]
-    report, train, _ = made(texts, filters={"c4": {}, "fineweb": {}}, pii=["email"], near_duplicates=1.0)
+    texts = [f"{FILLER} {number} and a@b{number}.org too." for number in range(3)] + [FILLER, FILLER, "short"]
+    report, train, _ = made(texts, filters={"c4": {}, "fineweb": {}}, pii=["email"])
+    assert report["dropped"]["near_duplicate"]["documents"] == 3
     stages = {stage["name"]: stage for stage in report["stages"]}
     for before, after in zip(report["stages"], report["stages"][1:], strict=False):
         assert before["bytes_out"] == after["bytes_in"]

@@ -30,6 +30,8 @@ def test_documents_and_their_bytes_are_counted(tmp_path: Path) -> None:
         writer.write(batch_of("\u00e9t\u00e9", "x"))
         writer.write(batch_of("", "yz"))
     assert writer.counts() == {"documents": 4, "bytes": 8}
+    [path] = shards_of(tmp_path, "train")
+    assert pq.read_metadata(path).row_group(0).column(1).compression == "ZSTD"
 
 
 def test_nothing_written_is_no_file(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def test_a_tail_starts_at_a_line() -> None:
         ("x" * 88 + "\n" + "x" * 11, 89),  # within it alone
         ("x" * 77 + "\n" + "x" * 4 + "\n" + "x" * 17, 78),  # 2 before rather than 3 behind
         ("x" * 76 + "\n" + "x" * 4 + "\n" + "x" * 18, 82),  # 2 behind rather than 3 before
+        ("x" * 77 + "\n" + "x" * 3 + "\n" + "x" * 18, 78),  # of two as near the one before
         ("x" * 69 + "\n" + "x" * 20 + "\n" + "x" * 9, 80),  # neither is within half a tail
     ],
 )
