@@ -64,7 +64,7 @@ def shards_of(folder: Path, split: str) -> list[Path]:
 
 
 def read_batches(paths: list[Path]) -> Iterator[pa.RecordBatch]:
-    """The record batches of several files, one row group (about 8 MiB of text) in memory at a time."""
+    """The record batches of several files, one row group (about 4 MiB of text) in memory at a time."""
     for path in paths:
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):

@@ -23,7 +23,7 @@ from datamodules.corpus.reading.web import read_html
 from datamodules.corpus.shards import DOCUMENTS
 from datamodules.errors import DataError
 
-BATCH_BYTES = 8 << 20  # of text in one record batch
+BATCH_BYTES = 4 << 20  # of text in one record batch
 LONGEST_BYTES = 1 << 30  # of one document: a batch of Arrow strings ends at 2 GiB
 SETTLED_ROWS = 1000  # the share of bad rows is judged after this many rows, and at the end of each part
 
@@ -55,7 +55,7 @@ class ReadCounts:
 
 
 class DocumentReader(Iterator[pa.RecordBatch]):
-    """Reads a shard, or inputs one after the other; each item is a batch of DOCUMENTS with about 8 MiB of text.
+    """Reads a shard, or inputs one after the other; each item is a batch of DOCUMENTS with about 4 MiB of text.
 
     A text file is one document (a long one several), so is a row of a table or of a JSON-lines file, a web page, an
     archived page, a topic of `pydoc_data`. The id is the 128-bit hash of (source, shard, key) in hexadecimal digits;

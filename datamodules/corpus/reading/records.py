@@ -9,7 +9,7 @@ from datamodules.errors import DataError
 EncodingErrors = Literal["replace", "strict"]
 
 PIECE_BYTES = 16 << 20  # a longer text file is read as several documents of about this size, cut at line ends
-BLOCK_BYTES = 8 << 20  # of lines of JSON that are parsed at once
+BLOCK_BYTES = 4 << 20  # of lines of JSON that are parsed at once
 RECORD_BYTES = 64 << 20  # a longer line of JSON, web page or archived record is counted, never held in memory
 SHOWN_FIELDS, SHOWN_CHARACTERS = 20, 60  # of those that are there where the text field is not
 
