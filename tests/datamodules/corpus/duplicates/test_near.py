@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.corpus.duplicates.minhash import MinHash
+from datamodules.corpus.duplicates.minhash import NO_KEY, MinHash
 from datamodules.corpus.duplicates.near import (
     ALL_PAIRS,
     NO_EDGES,
@@ -126,7 +126,9 @@ def test_along_edges_the_rule_is_the_same(full: int, places: list[int], rng: ran
     assert result.partners[back].tolist() == plain.partners.tolist()
 
 
-def test_just_the_similarity_that_is_asked_for_is_enough() -> None:
+@pytest.mark.parametrize("full", [0, 64])
+def test_just_the_similarity_that_is_asked_for_is_enough(full: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datamodules.corpus.duplicates.near.FULL", full)
     signatures = line_of([0, 10, 50])
     documents = np.arange(3)
     threshold = float(similarity(signatures[[0]], signatures[[1]])[0])
@@ -142,6 +144,16 @@ def test_documents_are_removed_from_four_fifths_on_unless_told_otherwise() -> No
     documents = np.arange(4)
     result = survivors(documents, documents * 0, documents // 2, NO_EDGES, lambda some: signatures[some])
     assert result.kept.tolist() == [True, False, True, True]
+
+
+def test_documents_without_a_key_are_not_compared() -> None:
+    def refuse(some: np.ndarray) -> np.ndarray:
+        assert not some.size
+        return line_of([])[some]
+
+    documents = np.arange(40)
+    edges = candidate_edges(np.full(40, NO_KEY, dtype=np.uint64), documents, documents, refuse)
+    assert len(edges.first) == 0
 
 
 def test_a_document_is_no_duplicate_of_itself() -> None:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.corpus.reading.planning import Shard, plan_shards
+from datamodules.corpus.reading import planning
+from datamodules.corpus.reading.planning import Part, Shard, plan_shards
 from datamodules.corpus.reading.readers import DocumentReader, ReadCounts
 from datamodules.corpus.reading.sources import Input, resolve
 from datamodules.errors import DataError
@@ -131,6 +132,73 @@ def test_small_files_share_shards_and_one_more_changes_few(tmp_path: Path) -> No
     assert 1 <= len(changed) <= 4
     assert Counter(part.input.shard for shard in after for part in shard.parts).most_common(1)[0][1] == 1
     assert sum(len(shard.parts) for shard in after) == 501
+
+
+def sized(path: Path, size: int) -> Input:
+    """A text file of so many bytes, which take no room on disk."""
+    with path.open("wb") as file:
+        file.truncate(size)
+    return Input("texts", path.name, "text", path)
+
+
+def named(shards: list[Shard]) -> list[list[str]]:
+    return [[part.name.removeprefix("texts/") for part in shard.parts] for shard in shards]
+
+
+def test_a_file_is_cut_beyond_256_mib_unless_told_otherwise(tmp_path: Path) -> None:
+    most = 256 << 20
+    inputs = [sized(tmp_path / "most.txt", most), sized(tmp_path / "more.txt", most + 1)]
+    assert [[(part.start, part.end) for part in shard.parts] for shard in plan_shards(inputs)] == [
+        [(0, None)],
+        [(0, most)],
+        [(most, most + 1)],
+    ]
+
+
+def test_a_shard_may_be_just_as_large_as_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "_ends_group", lambda item, share: False)
+    inputs = [sized(tmp_path / f"{number}.txt", size) for number, size in enumerate((500, 500, 400, 300, 301))]
+    assert named(plan_shards(inputs, 1000)) == [["0.txt", "1.txt"], ["2.txt", "3.txt"], ["4.txt"]]
+
+
+def test_parts_are_alone_and_in_the_order_of_the_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "_ends_group", lambda item, share: False)
+    monkeypatch.setattr(planning.hub, "n_files", lambda kind, source, path: 3 if source == "several" else 1)
+    inputs = [
+        sized(tmp_path / "a.txt", 10),
+        Input("several", "", "hub"),
+        sized(tmp_path / "b.txt", 10),
+        Input("single", "", "hub"),
+        sized(tmp_path / "c.txt", 1500),
+        sized(tmp_path / "d.txt", 10),
+    ]
+    shards = plan_shards(inputs, 1000)
+    assert [[(part.input.source, part.start, part.end) for part in shard.parts] for shard in shards] == [
+        [("texts", 0, None)],
+        [("several", 0, 1)],
+        [("several", 1, 2)],
+        [("several", 2, 3)],
+        [("texts", 0, None), ("single", 0, None)],
+        [("texts", 0, 1000)],
+        [("texts", 1000, 1500)],
+        [("texts", 0, None)],
+    ]
+
+
+def test_what_is_read_has_an_identity_of_its_own() -> None:
+    inputs = [Input("one", "a", "text"), Input("two", "a", "text"), Input("one", "b", "text"), Input("one", "a", "csv")]
+    parts = [(0, None), (0, 5), (0, 6), (1, 6)]
+    shards = [Shard((Part(item, start, end),)) for item in inputs for start, end in parts]
+    shards += [Shard((Part(inputs[0]), Part(inputs[1]))), Shard((Part(inputs[1]), Part(inputs[0])))]
+    assert len({shard.identity for shard in shards}) == len(shards)
+    moved = Shard((Part(Input("one", "a", "text", Path("elsewhere")), size=9),))
+    assert moved.identity == shards[0].identity
+
+
+def test_a_table_of_one_row_group_stays_whole(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["some text"] * 1000}), tmp_path / "a.parquet")
+    [shard] = plan_shards(resolve(str(tmp_path)), shard_bytes=10)
+    assert [(part.start, part.end) for part in shard.parts] == [(0, None)]
 
 
 def test_empty_files_are_not_all_in_one_shard(tmp_path: Path) -> None:
