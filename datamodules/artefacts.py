@@ -32,6 +32,7 @@ INPUTS = "inputs.json"  # apart from the manifest: with many input files it is l
 PARTIAL = ".partial"
 LOCK = ".lock"
 UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
+UNWRITABLE |= {errno.EFBIG, errno.EIO}
 SHOWN_CHANGES = 5
 
 

@@ -149,8 +149,8 @@ class Plan:
         free = shutil.disk_usage(self.cache_dir).free
         if free < ROOM * size:
             raise DataError(
-                f"{self.cache_dir} has {free / 1e9:.1f} GB free, and {size / 1e9:.1f} GB of input need at least "
-                f"{ROOM * size / 1e9:.1f} GB there; make room, or choose another folder with cache_dir"
+                f"{self.cache_dir} has {free / 1e6:,.0f} MB free, and {size / 1e6:,.0f} MB of input need at least "
+                f"{ROOM * size / 1e6:,.0f} MB there; make room, or choose another folder with cache_dir"
             )
 
 

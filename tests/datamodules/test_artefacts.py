@@ -96,6 +96,15 @@ def test_a_full_disk_is_one_clear_sentence_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_limit_on_the_size_of_files_is_told_of_as_a_full_disk(tmp_path: Path) -> None:
+    def too_large(_: Path) -> dict[str, Any]:
+        raise OSError(errno.EFBIG, "Error writing bytes to file. Detail: [errno 27] File too large")  # as Arrow does
+
+    with pytest.raises(DataError, match=r"cannot write .*: File too large; make room .* cache_dir"):
+        make(RECIPE, tmp_path, too_large)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_read_only_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def read_only(path: Path, *_: Any, **__: Any) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))

@@ -161,7 +161,7 @@ def test_a_disk_without_room_is_found_before_the_work(
     from datamodules.errors import DataError
 
     monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
-    with pytest.raises(DataError, match=r"GB free, .* make room, or choose another folder with cache_dir"):
+    with pytest.raises(DataError, match=r" has 0 MB free, .* make room, or choose another folder with cache_dir"):
         pipeline(corpus).prepare(tmp_path / "cache")
     assert not (tmp_path / "cache" / "work").exists()
 

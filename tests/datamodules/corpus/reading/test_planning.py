@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.corpus.reading import planning
-from datamodules.corpus.reading.planning import Part, Shard, plan_shards
+from datamodules.corpus.reading.planning import Part, Shard, plan_shards, shard_bytes_for, size_of
 from datamodules.corpus.reading.readers import DocumentReader, ReadCounts
 from datamodules.corpus.reading.sources import Input, resolve
 from datamodules.errors import DataError
@@ -145,10 +145,22 @@ def named(shards: list[Shard]) -> list[list[str]]:
     return [[part.name.removeprefix("texts/") for part in shard.parts] for shard in shards]
 
 
-def test_a_file_is_cut_beyond_256_mib_unless_told_otherwise(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("total", "shard"), [(0, 16), (4096, 16), (4097, 64), (16384, 64), (16385, 256), (100_000_000, 256)]
+)
+def test_a_shard_is_larger_where_there_is_more_in_all(total: int, shard: int) -> None:
+    assert shard_bytes_for(total << 20) == shard << 20
+
+
+def test_the_size_of_all_inputs_is_that_of_their_files(tmp_path: Path) -> None:
+    inputs = [sized(tmp_path / "a.txt", 1000), sized(tmp_path / "b.txt", 1), Input("hub", "x", "hub", None)]
+    assert size_of(inputs) == 1001
+
+
+def test_a_file_is_cut_beyond_the_size_of_a_shard(tmp_path: Path) -> None:
     most = 256 << 20
     inputs = [sized(tmp_path / "most.txt", most), sized(tmp_path / "more.txt", most + 1)]
-    assert [[(part.start, part.end) for part in shard.parts] for shard in plan_shards(inputs)] == [
+    assert [[(part.start, part.end) for part in shard.parts] for shard in plan_shards(inputs, most)] == [
         [(0, None)],
         [(0, most)],
         [(most, most + 1)],
