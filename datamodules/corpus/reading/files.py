@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,6 +106,24 @@ def line_number(path: Path, offset: int) -> int:
             number += block.count(b"\n")
             offset -= len(block)
     return number
+
+
+def state(path: Path) -> tuple[int, int] | None:
+    """What changes with a file: its size and its time of change. None for what is gone or no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+
+
+def demand_unchanged(path: Path, before: tuple[int, int]) -> None:
+    """Raise DataError where a file is no longer in the state that it was in; its digest stands for that one alone."""
+    if (now := state(path)) != before:
+        what = "was removed" if now is None else "has changed"
+        raise DataError(
+            f"{printable(path)} {what} while the corpus was read; run again when it no longer changes, or leave it out"
+        )
 
 
 def unreadable(path: Path, error: Exception) -> DataError:

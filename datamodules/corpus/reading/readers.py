@@ -12,7 +12,7 @@ import xxhash
 from datamodules.corpus.reading import hub
 from datamodules.corpus.reading.archives import read_archive
 from datamodules.corpus.reading.columns import read_arrow, read_parquet
-from datamodules.corpus.reading.files import printable
+from datamodules.corpus.reading.files import demand_unchanged, printable
 from datamodules.corpus.reading.json_blocks import Block
 from datamodules.corpus.reading.planning import Part, Shard
 from datamodules.corpus.reading.records import PIECE_BYTES, RECORD_BYTES, EncodingErrors, ReadOptions, Record
@@ -155,6 +155,8 @@ class DocumentReader(Iterator[pa.RecordBatch]):
                 if bad > self.max_bad_fraction * max(SETTLED_ROWS, rows):
                     break
             yield record
+        if part.input.path is not None and part.input.state is not None:
+            demand_unchanged(part.input.path, part.input.state)
         if first is not None and first.complaint is not None and bad > self.max_bad_fraction * rows:
             advice = "mend the file or raise max_bad_fraction"
             if first.reason == "missing_field":

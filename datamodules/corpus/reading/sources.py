@@ -6,13 +6,13 @@ import glob
 import os
 import sysconfig
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import xxhash
 
 from datamodules.corpus.reading import hub
-from datamodules.corpus.reading.files import COMPRESSIONS, printable, unreadable
+from datamodules.corpus.reading.files import COMPRESSIONS, printable, state, unreadable
 from datamodules.digests import FileDigests
 from datamodules.errors import DataError
 
@@ -43,13 +43,15 @@ class Input:
 
     `source` and `shard` name it in document ids; neither holds the path above what the user named, so that moving
     a corpus does not change its documents. Both are valid UTF-8 on one line, whatever the file is called.
-    `format` is text, jsonl, csv, tsv, parquet, arrow, html, warc (also WET), topics, saved or hub.
+    `format` is text, jsonl, csv, tsv, parquet, arrow, html, warc (also WET), topics, saved or hub. `state` is that of
+    the file when it was found: it must still be so when it has been read.
     """
 
     source: str
     shard: str
     format: str
     path: Path | None = None
+    state: tuple[int, int] | None = None
 
     @property
     def name(self) -> str:
@@ -80,7 +82,7 @@ def resolve(specs: str | Sequence[str]) -> list[Input]:
     for root, item in found.values():
         source = item.source if root is None else labels[root]
         shard = item.shard if item.shard != item.source else source
-        inputs.append(Input(printable(source), printable(shard), item.format, item.path))
+        inputs.append(replace(item, source=printable(source), shard=printable(shard)))
     return sorted(inputs, key=lambda item: (item.source, item.shard))
 
 
@@ -198,10 +200,10 @@ def _file(path: Path, source: str, shard: str) -> Input:
     kind = file_format(path)
     if kind is None:
         raise DataError(f"{printable(path)} has an unknown extension {path.suffix!r}; it can be {supported()}")
-    # One that is named by itself: among others an empty file is merely counted.
-    if source == shard and path.is_file() and path.stat().st_size == 0:
+    found = state(path)
+    if source == shard and found is not None and found[0] == 0:  # one among others is merely counted
         raise DataError(f"{printable(path)} is empty; name a file with text in sources")
-    return Input(source, shard, kind, path)
+    return Input(source, shard, kind, path, found)
 
 
 def file_format(path: Path) -> str | None:

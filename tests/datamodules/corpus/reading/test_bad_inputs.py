@@ -319,6 +319,34 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
         read(Input("a.txt", "a.txt", "text", tmp_path / "a.txt"))
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.csv", "a.jsonl.gz", "a.parquet", "a.html", "a.warc"])
+def test_a_file_that_changes_while_it_is_read(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "a.parquet":
+        table_bytes(path)
+    else:
+        path.write_bytes({"a.jsonl.gz": gzip.compress(LINES), "a.warc": b""}.get(name, b"text\n" * 99))
+    if name == "a.jsonl":
+        path.write_bytes(LINES)
+    (item,) = resolve(str(tmp_path))
+    read(item)  # as long as it does not change, nothing is said
+    stat = path.stat()
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    with pytest.raises(DataError, match=rf"{name} has changed while the corpus was read; run again when it no longer"):
+        read(item)
+
+
+def test_lines_that_are_cut_off_while_they_are_read_are_not_taken_for_the_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(LINES * 20)
+    for change, what in ((lambda: os.truncate(path, len(LINES)), "has changed"), (path.unlink, "was removed")):
+        reader = DocumentReader(resolve(str(path)), batch_bytes=1000)
+        next(reader)
+        change()
+        with pytest.raises(DataError, match=rf"a\.jsonl {what} while the corpus was read"):
+            list(reader)
+
+
 def test_a_byte_order_mark_before_json(tmp_path: Path, as_input: MakeInput) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + lines({"text": "one"}))
     assert read(as_input(tmp_path / "a.jsonl"))[0] == ["one"]
