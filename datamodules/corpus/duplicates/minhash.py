@@ -12,16 +12,17 @@ from datamodules.corpus.split import mix
 from datamodules.corpus.words import ngrams, split_words
 from datamodules.errors import DataError
 
-VERSION = 1  # raised when the same text gives other keys or signatures
+VERSION = 2  # raised when the same text gives other keys or signatures
 KEYS, SIGNATURE = "near_keys", "near_signature"  # columns
 NO_KEY = 0  # of a document without a signature
 EMPTY = 0  # a bin of the signature that no n-gram fell into
 CHANCE = 258 / 2**16  # that two values of a byte are equal though what they were made from is not; 0 counts as 1
 BLOCK_BYTES = 1 << 17  # of text worked on at a time, so that what is made of it stays in the processor's cache
-DOCUMENTS = 256
+DOCUMENTS = 256  # whose keys are made at a time
 
 _NONE = np.uint32(0xFFFFFFFF)  # the least value of no n-grams
 _HALF = np.uint64(32)  # bits
+_VALUE = np.uint32(0x9E3779B1)  # odd, so no two hashes have one value
 
 
 @dataclass(frozen=True)
@@ -120,12 +121,11 @@ class MinHash:
             words = split_words(text.slice(start, end - start))
             hashes = ngrams(words, self.ngram)
             counts[start:end] = words.counts
-            place = hashes >> _HALF  # a hash's high half, scaled to the bins
-            place *= np.uint64(self.bins)
+            place = np.multiply(hashes, np.uint64(self.bins), dtype=np.uint64)  # a hash, scaled to the bins
             place >>= _HALF
             place = place.view(np.int64)
             place += np.repeat(np.arange(end - start) * self.bins, words.counts)
-            np.minimum.at(least[start:end].reshape(-1), place, hashes.astype(np.uint32))  # its low half
+            np.minimum.at(least[start:end].reshape(-1), place, hashes * _VALUE)
         return np.flatnonzero(counts >= self.min_words)
 
     def _keys(self, least: np.ndarray) -> np.ndarray:

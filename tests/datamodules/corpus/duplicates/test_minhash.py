@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.corpus.duplicates.minhash import KEYS, NO_KEY, SIGNATURE, MinHash
+from datamodules.corpus.duplicates.minhash import EMPTY, KEYS, NO_KEY, SIGNATURE, MinHash
 from datamodules.corpus.duplicates.near import similarity
 from datamodules.errors import DataError
 
@@ -75,6 +75,12 @@ def test_the_stage_appends_columns_that_are_null_without_a_signature() -> None:
     assert np.count_nonzero(sketches.signatures[3]) == 6  # n-grams, each in a bin of its own
     assert len(minhash.apply(batch.slice(0, 0))) == 0
     assert minhash.apply(batch.slice(2)).column(SIGNATURE)[1] == done.column(SIGNATURE)[3]
+
+
+def test_a_full_bin_is_never_shown_as_an_empty_one() -> None:
+    """Of 896 least values some end in a byte of zeros, which would say that the bin is empty."""
+    text = " ".join(words(random.Random(0), 20_000))
+    assert (MinHash(ngram=1).sketch(strings([text])).signatures != EMPTY).all()
 
 
 def test_case_punctuation_and_space_do_not_count() -> None:
