@@ -71,3 +71,24 @@ def test_modules_stay_readable():
         for path in (ROOT / package).rglob("*.py"):
             limit = 80 if path.name == "__main__.py" else 350
             assert len(path.read_text(encoding="utf-8").splitlines()) <= limit, path
+
+
+def test_compiled_functions_call_those_of_their_own_file_alone():
+    """What Numba keeps is made anew when its own file changes; a change in another file would go unnoticed."""
+    found = 0
+    for path in (ROOT / "datamodules").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        imported = {
+            alias.asname or alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("datamodules")
+            for alias in node.names
+        }
+        for function in ast.walk(tree):
+            if not isinstance(function, ast.FunctionDef):
+                continue
+            if any(isinstance(one, ast.Name) and one.id == "compiled" for one in function.decorator_list):
+                found += 1
+                names = {node.id for body in function.body for node in ast.walk(body) if isinstance(node, ast.Name)}
+                assert not names & imported, f"{path.relative_to(ROOT)}: {function.name} uses {names & imported}"
+    assert found

@@ -7,22 +7,22 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
+from datamodules.corpus.compiled import compiled
 from datamodules.corpus.spans import text_bytes
 from datamodules.corpus.split import mix
 from datamodules.corpus.words import ngrams, split_words
 from datamodules.errors import DataError
 
-VERSION = 2  # raised when the same text gives other keys or signatures
+VERSION = 3  # raised when the same text gives other keys or signatures
 KEYS, SIGNATURE = "near_keys", "near_signature"  # columns
 NO_KEY = 0  # of a document without a signature
 EMPTY = 0  # a bin of the signature that no n-gram fell into
 CHANCE = 258 / 2**16  # that two values of a byte are equal though what they were made from is not; 0 counts as 1
 BLOCK_BYTES = 1 << 17  # of text worked on at a time, so that what is made of it stays in the processor's cache
-DOCUMENTS = 256  # whose keys are made at a time
 
 _NONE = np.uint32(0xFFFFFFFF)  # the least value of no n-grams
+_VALUE = np.uint64(0x7FFFFFFF)  # the bits of a hash that are its value, which is never _NONE
 _HALF = np.uint64(32)  # bits
-_VALUE = np.uint32(0x9E3779B1)  # odd, so no two hashes have one value
 
 
 @dataclass(frozen=True)
@@ -97,83 +97,20 @@ class MinHash:
 
     def sketch(self, text: pa.StringArray) -> Sketches:
         """The keys and signatures of n strings without nulls."""
-        keys = np.full((len(text), self.groupings * self.bands), NO_KEY, dtype=np.uint64)
+        places = np.arange(self.groupings * self.bands, dtype=np.uint64)
+        keys = np.full((len(text), len(places)), NO_KEY, dtype=np.uint64)
         signatures = np.full((len(text), self.bins), EMPTY, dtype=np.uint8)
-        # One array for all: to give large ones back to the system and ask for them again costs more than to fill them.
-        room = np.empty((min(DOCUMENTS, len(text)), self.bins), dtype=np.uint32)
-        for start in range(0, len(text), DOCUMENTS):
-            least = room[: len(text) - start]
-            some = self._find_least(text.slice(start, DOCUMENTS), least)
-            if len(some) < len(least):
-                least = least[some]
-            low = least.astype(np.uint8)
-            low |= low == 0
-            low *= least != _NONE
-            signatures[start + some] = low
-            keys[start + some] = self._keys(least)
-        return Sketches(keys, signatures)
-
-    def _find_least(self, text: pa.StringArray, least: np.ndarray) -> np.ndarray:
-        """Write the least values by bin (uint32 [n, bins]) of n documents; int64: which of these have words enough."""
-        least.fill(_NONE)
-        counts = np.zeros(len(text), dtype=np.int64)
+        factors = mix(np.arange(self.rows, dtype=np.uint64) + np.uint64(1)) | np.uint64(1)
         for start, end in _blocks(text):
             words = split_words(text.slice(start, end - start))
+            long = words.counts >= self.min_words
             hashes = ngrams(words, self.ngram)
-            counts[start:end] = words.counts
-            place = np.multiply(hashes, np.uint64(self.bins), dtype=np.uint64)  # a hash, scaled to the bins
-            place >>= _HALF
-            place = place.view(np.int64)
-            place += np.repeat(np.arange(end - start) * self.bins, words.counts)
-            np.minimum.at(least[start:end].reshape(-1), place, hashes * _VALUE)
-        return np.flatnonzero(counts >= self.min_words)
-
-    def _keys(self, least: np.ndarray) -> np.ndarray:
-        """uint64 [documents, groupings * bands], from the least values by bin (uint32 [documents, bins])."""
-        lanes = least.reshape(len(least), self.fine, self.joined)
-        values = np.repeat(lanes[None, :, 0], self.groupings, axis=0)
-        for grouping in range(self.groupings):
-            # Joined bin j takes bin j + grouping * lane (circular) of every lane.
-            for lane in range(1, self.fine):
-                shift = grouping * lane % self.joined
-                cut = self.joined - shift
-                left, right = values[grouping, :, :cut], values[grouping, :, cut:]
-                np.minimum(left, lanes[:, lane, shift:], out=left)
-                np.minimum(right, lanes[:, lane, :shift], out=right)
-        self._fill(values.reshape(-1, self.joined))
-        # Documents last: an axis of a few rows or bands makes slow loops.
-        values = values.reshape(self.groupings, len(least), self.rows, self.bands).transpose(2, 0, 3, 1)
-        odd = mix(np.arange(self.rows, dtype=np.uint64) + np.uint64(1)) | np.uint64(1)
-        total = np.zeros(values.shape[1:], dtype=np.uint64)
-        for row, factor in zip(values, odd, strict=True):
-            total += row * factor
-        # The number of grouping and band is in the hash, so keys of different places never meet.
-        keys = total.reshape(self.groupings * self.bands, len(least))
-        keys += mix(np.arange(len(keys), dtype=np.uint64) + np.uint64(1))[:, None]
-        return np.maximum(mix(keys), np.uint64(NO_KEY + 1)).T
-
-    def _fill(self, values: np.ndarray) -> None:
-        """Give every empty bin, in place, the value of the first full one in its own shuffle of all bins."""
-        empty, flat, joined = values == _NONE, values.reshape(-1), self.joined
-        at = np.flatnonzero(empty)
-        missing = np.bincount(at // joined, minlength=len(values))
-        # Where most are full, each empty one goes through its shuffle; all together, step by step.
-        at = at[missing[at // joined] < joined // 2]
-        step = 0
-        while at.size:
-            other = at - at % joined + self._shuffles[at % joined, step]
-            found = ~empty.reshape(-1)[other]
-            flat[at[found]] = flat[other[found]]
-            at = at[~found]
-            step += 1
-        # Where few are full, all of these are looked at: the one that stands first in the shuffle.
-        few = np.flatnonzero(missing >= max(joined // 2, 1))
-        if few.size:
-            other = np.flatnonzero(~empty[few]) % joined
-            counts = joined - missing[few]
-            first = np.minimum.reduceat(self._ranks[other], np.cumsum(counts) - counts, axis=0)
-            taken = np.take_along_axis(values[few], self._shuffles[np.arange(joined), first], axis=1)
-            values[few] = np.where(empty[few], taken, values[few])
+            some = slice(start, end)
+            _sketch(hashes, words.offsets, long, self._shuffles, factors, self.fine, keys[some], signatures[some])
+            # The number of grouping and band is in the hash, so keys of different places never meet.
+            own = mix(keys[some][long] + mix(places + np.uint64(1)))
+            keys[some][long] = np.maximum(own, np.uint64(NO_KEY + 1))
+        return Sketches(keys, signatures)
 
     @cached_property
     def _shuffles(self) -> np.ndarray:
@@ -181,10 +118,71 @@ class MinHash:
         numbers = np.arange(self.joined * self.joined, dtype=np.uint64).reshape(self.joined, self.joined)
         return np.argsort(mix(numbers + np.uint64(1)), axis=1, kind="stable")
 
-    @cached_property
-    def _ranks(self) -> np.ndarray:
-        """[joined, joined]: at [i, j], when bin j looks at bin i."""
-        return np.argsort(self._shuffles, axis=1).T.astype(np.min_scalar_type(self.joined))
+
+@compiled
+def _sketch(
+    hashes: np.ndarray,
+    offsets: np.ndarray,
+    long: np.ndarray,
+    shuffles: np.ndarray,
+    factors: np.ndarray,
+    fine: int,
+    keys: np.ndarray,
+    signatures: np.ndarray,
+) -> None:
+    """Write signatures, and sums that make keys, of the documents that are long enough, from their n-grams' hashes."""
+    joined, rows, bins = len(shuffles), len(factors), signatures.shape[1]
+    bands = joined // rows
+    least = np.empty(bins, dtype=np.uint32)
+    values = np.empty(joined, dtype=np.uint32)
+    filled = np.empty(joined, dtype=np.uint32)
+    for document in range(len(offsets) - 1):
+        if not long[document]:
+            continue
+        least[:] = _NONE
+        for place in range(offsets[document], offsets[document + 1]):
+            # The upper half of a hash, scaled to the bins, says which; the lower half has the value.
+            number = (hashes[place] >> _HALF) * np.uint64(bins) >> _HALF
+            least[number] = min(least[number], np.uint32(hashes[place] & _VALUE))
+        for number, value in enumerate(least):
+            signatures[document, number] = EMPTY if value == _NONE else max(np.uint8(value), np.uint8(1))
+        for grouping in range(keys.shape[1] // bands):
+            _group(least, fine, grouping, values)
+            _fill(values, shuffles, filled)
+            for band in range(bands):
+                total = np.uint64(0)
+                for row in range(rows):
+                    total += np.uint64(filled[row * bands + band]) * factors[row]
+                keys[document, grouping * bands + band] = total
+
+
+@compiled
+def _group(least: np.ndarray, fine: int, grouping: int, values: np.ndarray) -> None:
+    """Write the least values of joined bins: j takes bin j + grouping * lane (circular) of every lane."""
+    joined = len(values)
+    values[:] = least[:joined]
+    for lane in range(1, fine):
+        shift = grouping * lane % joined
+        own = least[lane * joined : (lane + 1) * joined]
+        _take_less(values[: joined - shift], own[shift:])
+        _take_less(values[joined - shift :], own[:shift])
+
+
+@compiled
+def _take_less(values: np.ndarray, others: np.ndarray) -> None:
+    for number in range(len(values)):
+        values[number] = min(values[number], others[number])
+
+
+@compiled
+def _fill(values: np.ndarray, shuffles: np.ndarray, filled: np.ndarray) -> None:
+    """Write the values of joined bins; for an empty one that of the first full one in its own shuffle of all bins."""
+    for number in range(len(values)):
+        filled[number] = values[number]
+        step = 0
+        while filled[number] == _NONE:
+            filled[number] = values[shuffles[number, step]]
+            step += 1
 
 
 def _blocks(text: pa.StringArray) -> Iterator[tuple[int, int]]:
