@@ -37,6 +37,11 @@ def test_a_changed_file_is_compiled_anew(tmp_path: Path) -> None:
     assert run(tmp_path).split() == ["462", "0"]
 
 
+@compiled
+def double(number: int) -> int:
+    return 2 * number
+
+
 def test_without_a_folder_to_write_to_it_is_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
@@ -47,5 +52,14 @@ def test_without_a_folder_to_write_to_it_is_compiled_all_the_same(monkeypatch: p
         return lambda function: function
 
     monkeypatch.setattr(numba, "njit", njit)
-    assert compiled(abs)(-3) == 3
+    assert [double(21), double(22)] == [42, 44]
     assert asked == [True, False]
+
+
+def test_numba_is_imported_by_the_first_call_alone() -> None:
+    program = (
+        "import sys, pyarrow as pa; from datamodules.corpus import Pipeline; from datamodules.corpus.words import "
+        "split_words; print('numba' in sys.modules); split_words(pa.array(['a'])); print('numba' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "True"], done.stderr
