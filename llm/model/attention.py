@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from llm.model.cache import KVCache
 from llm.model.config import GPTConfig
-from llm.model.functions import project
+from llm.model.functions import causal_attention, project
 from llm.model.norm import RMSNorm
 from llm.model.position import Angles, rotate
 
@@ -24,7 +24,6 @@ class Attention(nn.Module):
         self.head_dim = config.head_dim
         self.dropout = config.dropout
         width, kv_width = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-        self.grouped = config.n_kv_heads != config.n_heads
         self.query = nn.Linear(config.d_model, width, bias=config.bias)
         self.key = nn.Linear(config.d_model, kv_width, bias=config.bias)
         self.value = nn.Linear(config.d_model, kv_width, bias=config.bias)
@@ -42,23 +41,19 @@ class Attention(nn.Module):
             query, key = rotate(query, angles), rotate(key, angles)
         if cache is not None:
             key, value = cache.append(self.layer, key, value)
-        mixed = F.scaled_dot_product_attention(
-            query.transpose(1, 2),  # B H T D
-            key.transpose(1, 2),
-            value.transpose(1, 2),
-            attn_mask=_causal_mask(query.shape[1], key.shape[1], x.device),
-            is_causal=query.shape[1] == key.shape[1],
-            dropout_p=self.dropout if self.training else 0.0,
-            enable_gqa=self.grouped,
-        )
-        return self.output(mixed.transpose(1, 2).flatten(2))
+        if key.shape[1] == query.shape[1]:
+            mixed = causal_attention(query, key, value, self.dropout if self.training else 0.0)
+        else:
+            mixed = _attend_to_cached(query, key, value)
+        return self.output(mixed.flatten(2))
 
 
-def _causal_mask(n_queries: int, n_keys: int, device: torch.device) -> Tensor | None:
-    """Which keys each query may see, bool [n_queries, n_keys], where the queries are the last tokens of the keys.
-
-    None where no mask is needed: SDPA's own causal path serves a whole sequence, and a single last token sees all.
-    """
-    if n_queries in (1, n_keys):
-        return None
-    return torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(n_keys - n_queries)
+def _attend_to_cached(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Queries [B, T, H, D] that are the last tokens of the keys and values [B, T before too, H or fewer, D]."""
+    n_queries, n_keys = query.shape[1], key.shape[1]
+    mask = None  # a single last token sees all
+    if n_queries > 1:
+        mask = torch.ones(n_queries, n_keys, dtype=torch.bool, device=query.device).tril(n_keys - n_queries)
+    grouped = query.shape[2] != key.shape[2]
+    query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))  # B H T D
+    return F.scaled_dot_product_attention(query, key, value, mask, enable_gqa=grouped).transpose(1, 2)

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llm.model.functions import linear_cross_entropy, project, rms_norm, rotate_half, swiglu
+from llm.model import functions
+from llm.model.functions import causal_attention, linear_cross_entropy, project, rms_norm, rotate_half, swiglu
 from llm.model.loss import IGNORED, head_and_loss, next_token_loss
 
 
@@ -37,12 +38,20 @@ def joined(x: Tensor, *weights: Tensor) -> Tensor:
     return torch.cat(project(x, *layers), -1)
 
 
+def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    scores = torch.einsum("bthd,bshd->bhts", query, key) / query.shape[-1] ** 0.5
+    ahead = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+    return torch.einsum("bhts,bshd->bthd", scores.masked_fill(ahead, float("-inf")).softmax(-1), value)
+
+
 TARGETS = torch.tensor([1, IGNORED, 3, 0, 5, IGNORED, 2])
 CASES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], list[tuple[int, ...]]]] = {
     "rms_norm": (lambda x, w: rms_norm(x, w, 1e-5), lambda x, w: F.rms_norm(x, (6,), w, 1e-5), [(3, 4, 6), (6,)]),
     "rotate_half": (lambda x: rotate_half(x, *angles(x.dtype)), plain_rotation, [(2, 4, 3, 6)]),
     "swiglu": (swiglu, lambda gate, up: F.silu(gate) * up, [(3, 5), (3, 5)]),
     "project": (joined, lambda x, *ws: torch.cat([x @ w.T for w in ws], -1), [(2, 3, 4), (5, 4), (2, 4), (3, 4)]),
+    "causal_attention": (causal_attention, plain_attention, [(2, 5, 3, 4)] * 3),
+    "causal_attention of two tokens": (causal_attention, plain_attention, [(1, 2, 1, 4)] * 3),
     "linear_cross_entropy": (
         lambda x, w: linear_cross_entropy(x, w, TARGETS, IGNORED, chunk=3),
         lambda x, w: F.cross_entropy(x @ w.T, TARGETS, ignore_index=IGNORED, reduction="sum"),
@@ -86,6 +95,29 @@ def test_projecting_leaves_frozen_layers_without_a_gradient_and_calls_any_other_
     torch.testing.assert_close(x.grad, (frozen.weight.sum(0) + learning.weight.sum(0)).expand(3, 4))
     doubled = nn.Sequential(learning, nn.Linear(2, 2))  # such as an adapter that stands in for a layer
     torch.testing.assert_close(project(x, frozen, doubled)[1], doubled(x))
+
+
+@pytest.mark.parametrize("heads", [6, 2])
+@pytest.mark.parametrize("limit", [0, 256])
+def test_attention_is_the_same_by_hand_and_by_sdpa(monkeypatch: pytest.MonkeyPatch, heads: int, limit: int) -> None:
+    """Queries of more heads than keys, and rows longer than the limit, go to SDPA."""
+    monkeypatch.setattr(functions, "SHORT_ROW", limit)
+    query, key, value = draw(2, 40, 6, 8), draw(2, 40, heads, 8), draw(2, 40, heads, 8)
+    mixed = causal_attention(query, key, value)
+    repeated = [tensor.repeat_interleave(6 // heads, 2) for tensor in (key, value)]
+    expected = plain_attention(query, *repeated)
+    torch.testing.assert_close(mixed, expected)
+    assert ("CausalAttention" in mixed.grad_fn.name()) == (limit > 40 and heads == 6)
+    weights = draw(*mixed.shape).detach()
+    found = torch.autograd.grad((mixed * weights).sum(), (query, key, value))
+    torch.testing.assert_close(found, torch.autograd.grad((expected * weights).sum(), (query, key, value)))
+
+
+def test_dropped_probabilities_and_rows_without_a_gradient_go_to_sdpa() -> None:
+    query, key, value = (draw(1, 6, 2, 4) for _ in range(3))
+    assert "CausalAttention" not in causal_attention(query, key, value, 0.5).grad_fn.name()
+    with torch.no_grad():
+        torch.testing.assert_close(causal_attention(query, key, value), plain_attention(query, key, value))
 
 
 def test_backward_can_run_twice() -> None:
