@@ -82,7 +82,8 @@ def test_at_once_and_one_by_one_are_the_same(lines: list[bytes], field: str) -> 
 
 def test_ordinary_lines_are_parsed_at_once() -> None:
     lines = [json.dumps({"text": f"ü {n} \n\u0000😀", "meta": [{"n": n}]}).encode() + b"\n" for n in range(100)]
-    block = parse_block(range(100), [*lines[:50], b"\n", *lines[51:]], "text")
+    lines[51] = lines[51].replace(b"\n", b"\r\n")
+    block = parse_block(range(100), [*lines[:50], b"\r\n", *lines[51:]], "text")
     assert block is not None
     assert block.texts.to_pylist() == [f"ü {n} \n\u0000😀" for n in range(100) if n != 50]
     assert block.keys == [n for n in range(100) if n != 50]
