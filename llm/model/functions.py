@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-SHORT_ROW = 256  # tokens; of longer ones the attention's probabilities would take more room than all else of a layer
+# Tokens: in shorter rows SDPA is as fast, and of longer ones the probabilities of attention would take more room than
+# all else of a layer.
+SHORT_ROW = range(128, 257)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -119,7 +121,8 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float =
     """softmax(query · key / √D) · value, each token over itself and those before it; by SDPA, or by hand.
 
     SDPA's kernel for a CPU never keeps the probabilities, and makes them again for the gradient, in small products.
-    Where rows are short, keeping them takes little room, and large products over all heads save a fifth of the time.
+    Where rows are short, keeping them takes little room, and large products over all heads save a fifth of the time,
+    as long as the memory for them is not asked of the system anew each time (llm/host_memory.py).
 
     Args:
         query: [B, T, H, D].
@@ -133,7 +136,7 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float =
     tensors = (query, key, value)
     plain = query.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and not dropout
     trained = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    if plain and trained and query.shape == key.shape and 1 < query.shape[1] <= SHORT_ROW:
+    if plain and trained and query.shape == key.shape and query.shape[1] in SHORT_ROW:
         return _CausalAttention.apply(*tensors)
     query, key, value = (tensor.transpose(1, 2) for tensor in tensors)  # B H T D
     grouped = query.shape[1] != key.shape[1]

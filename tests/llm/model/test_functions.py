@@ -50,8 +50,9 @@ CASES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], list[tuple[
     "rotate_half": (lambda x: rotate_half(x, *angles(x.dtype)), plain_rotation, [(2, 4, 3, 6)]),
     "swiglu": (swiglu, lambda gate, up: F.silu(gate) * up, [(3, 5), (3, 5)]),
     "project": (joined, lambda x, *ws: torch.cat([x @ w.T for w in ws], -1), [(2, 3, 4), (5, 4), (2, 4), (3, 4)]),
-    "causal_attention": (causal_attention, plain_attention, [(2, 5, 3, 4)] * 3),
-    "causal_attention of two tokens": (causal_attention, plain_attention, [(1, 2, 1, 4)] * 3),
+    "attention": (causal_attention, plain_attention, [(2, 5, 3, 4)] * 3),
+    "attention by hand": (functions._CausalAttention.apply, plain_attention, [(2, 5, 3, 4)] * 3),
+    "attention of two tokens": (functions._CausalAttention.apply, plain_attention, [(1, 2, 1, 4)] * 3),
     "linear_cross_entropy": (
         lambda x, w: linear_cross_entropy(x, w, TARGETS, IGNORED, chunk=3),
         lambda x, w: F.cross_entropy(x @ w.T, TARGETS, ignore_index=IGNORED, reduction="sum"),
@@ -98,23 +99,24 @@ def test_projecting_leaves_frozen_layers_without_a_gradient_and_calls_any_other_
 
 
 @pytest.mark.parametrize("heads", [6, 2])
-@pytest.mark.parametrize("limit", [0, 256])
-def test_attention_is_the_same_by_hand_and_by_sdpa(monkeypatch: pytest.MonkeyPatch, heads: int, limit: int) -> None:
-    """Queries of more heads than keys, and rows longer than the limit, go to SDPA."""
-    monkeypatch.setattr(functions, "SHORT_ROW", limit)
+@pytest.mark.parametrize("short", [True, False])
+def test_attention_is_the_same_by_hand_and_by_sdpa(monkeypatch: pytest.MonkeyPatch, heads: int, short: bool) -> None:
+    """Queries of more heads than keys, and rows of other lengths, go to SDPA."""
+    monkeypatch.setattr(functions, "SHORT_ROW", range(40, 41) if short else range(41, 50))
     query, key, value = draw(2, 40, 6, 8), draw(2, 40, heads, 8), draw(2, 40, heads, 8)
     mixed = causal_attention(query, key, value)
     repeated = [tensor.repeat_interleave(6 // heads, 2) for tensor in (key, value)]
     expected = plain_attention(query, *repeated)
     torch.testing.assert_close(mixed, expected)
-    assert ("CausalAttention" in mixed.grad_fn.name()) == (limit > 40 and heads == 6)
+    assert ("CausalAttention" in mixed.grad_fn.name()) == (short and heads == 6)
     weights = draw(*mixed.shape).detach()
     found = torch.autograd.grad((mixed * weights).sum(), (query, key, value))
     torch.testing.assert_close(found, torch.autograd.grad((expected * weights).sum(), (query, key, value)))
 
 
 def test_dropped_probabilities_and_rows_without_a_gradient_go_to_sdpa() -> None:
-    query, key, value = (draw(1, 6, 2, 4) for _ in range(3))
+    query, key, value = (draw(1, 200, 2, 4) for _ in range(3))
+    assert "CausalAttention" in causal_attention(query, key, value).grad_fn.name()
     assert "CausalAttention" not in causal_attention(query, key, value, 0.5).grad_fn.name()
     with torch.no_grad():
         torch.testing.assert_close(causal_attention(query, key, value), plain_attention(query, key, value))
