@@ -68,6 +68,7 @@ class Run:
     def __post_init__(self) -> None:
         self.started = time.perf_counter()
         self.cpu: dict[str, float] = {}
+        self.bytes: dict[str, int] = {}  # of text, that each step worked on
 
     def make(
         self, folder: Path, reading: Mapping[str, Any], stages: tuple[Stage, ...], fraction: float
@@ -118,6 +119,7 @@ class Run:
             made = run_steps(steps, self.engine, progress)
         for name, artefacts in made.items():
             self.cpu[name] = sum(artefact.manifest["cpu_seconds"] for artefact in artefacts)
+            self.bytes[name] = sum(artefact.manifest["record"]["bytes"] for artefact in artefacts)
         return made
 
     def reading(self, settings: Mapping[str, Any], stages: tuple[Stage, ...]) -> list[ShardTask]:
@@ -264,17 +266,20 @@ class Run:
         return {key: value for key, value in report.items() if value or key in ("dropped", "kept")}
 
     def cost(self, stage: str) -> dict[str, float]:
-        """CPU seconds of the step that a stage of the report rests on; nothing for what is decided from its numbers."""
+        """What the step took that a stage of the report rests on; nothing for what is decided from its numbers."""
         first_filter = next(iter(self.curation.filters), None)
-        steps = {
+        steps: Sequence[str] = {
             "read": ("read",),
             first_filter: ("measure",),
             "near_duplicate": ("sign",),
             "contaminated": ("match",),
             "write": ("lines", "write"),
         }.get(stage, ())
-        spent = [self.cpu[step] for step in steps if step in self.cpu]
-        return {"cpu_seconds": round(sum(spent), 3)} if spent else {}
+        steps = [step for step in steps if step in self.cpu]
+        if not steps:
+            return {}
+        spent = round(sum(self.cpu[step] for step in steps), 3)
+        return {"cpu_seconds": spent, "bytes_worked_on": max(self.bytes[step] for step in steps)}
 
 
 def link_all(folder: Path, written: Iterable[Path]) -> None:

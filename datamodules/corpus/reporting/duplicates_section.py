@@ -17,7 +17,7 @@ def duplicates_section(report: dict[str, Any]) -> str:
     if bins := size_bins(duplicates.get("cluster_sizes", {})):
         names = [(str(first) if first == last else f"{first:,}–{last:,}", number) for first, last, number in bins]
         clusters = sum(number for *_, number in bins)
-        title = f"Sizes of the {count(clusters)} clusters of documents that resemble each other."
+        title = f"Clusters of documents that resemble each other, {count(clusters)} in all, by their size."
         scale = "clusters, on a logarithmic scale (each line is ten times the one below)"
         parts.append(histogram(title, names, "documents in the cluster", scale, logarithmic=True))
     pairs = duplicates.get("pairs", [])

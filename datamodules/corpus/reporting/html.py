@@ -18,6 +18,7 @@ from datamodules.corpus.reporting.numbers import (
     kept_documents,
     largest_first,
     numbered,
+    other_records,
     share,
     short_count,
     shown_rate,
@@ -74,7 +75,7 @@ def _head(report: Report) -> str:
     if "fingerprint" in report:
         facts.append(f"fingerprint <code>{escaped(report['fingerprint'])}</code>")
     figures: list[tuple[str, str, str]] = []  # name, large, note
-    read, stages = report.get("read"), report.get("stages", [])
+    read = report.get("read")
     if read:
         inputs = f" from {count(read['inputs'])} inputs" if "inputs" in read else ""
         figures.append(("Read", short_count(read["documents"]), f"documents, {size(read['bytes'])}{inputs}"))
@@ -97,11 +98,7 @@ def _head(report: Report) -> str:
         figures.append((name.capitalize(), size(part["bytes"]), note))
     if "seconds" in report:
         note = f"{duration(report['cpu_seconds'])} of CPU time" if "cpu_seconds" in report else ""
-        # With shards of an earlier run the time is not that of all the text, and a rate would flatter.
-        reused, shards = (sum(stage.get(key, 0) for stage in stages) for key in ("reused", "shards"))
-        if reused:
-            note += f"; {count(reused)} of {count(shards)} pieces of work were reused"
-        elif read and report.get("cpu_seconds"):
+        if read and report.get("cpu_seconds"):
             note += f"; {read['bytes'] / report['cpu_seconds'] / 1e6:.2f} MB/s per core"
         figures.append(("Time", duration(report["seconds"]), note))
     cards = "".join(
@@ -120,9 +117,8 @@ def _sum(report: Report) -> str:
         return ""
     kept, dropped, read = kept_documents(report), dropped_documents(report), report["read"]
     text = f'<p class="sum">{count(read["documents"])} read = {count(kept)} kept + {count(dropped)} dropped.</p>'
-    if bad := read.get("bad"):
-        reasons = ", ".join(f"{count(number)} {escaped(why)}" for why, number in largest_first(bad, lambda n: n))
-        text += f"<p>Records that could not be used, and are not counted as documents: {reasons}.</p>"
+    if others := other_records(read):
+        text += f"<p>Records that are no documents: {escaped(others)}.</p>"
     if replaced := read.get("replaced"):
         text += f"<p>{count(replaced)} replacement characters were put where the bytes were not UTF-8.</p>"
     return text
@@ -151,7 +147,6 @@ def _stages(report: Report) -> str:
                 Cell(share(stage["bytes_out"], stage["bytes_in"])),
                 Cell(duration(stage["cpu_seconds"]) if "cpu_seconds" in stage else "–"),
                 Cell(shown_rate(stage)),
-                Cell(_pieces(stage)),
             ],
         )
         for stage in stages
@@ -160,20 +155,15 @@ def _stages(report: Report) -> str:
         Cell(count(stages[0]["documents_in"]), part=stages[0]["documents_in"] / documents),
         Cell(""),
         Cell(size(stages[0]["bytes_in"]), f"{count(stages[0]['bytes_in'])} bytes", stages[0]["bytes_in"] / text),
-        *[Cell("")] * 4,
+        *[Cell("")] * 3,
     ]
     headers = ["Stage", "Documents left", "of those in", "Text left", "of that in", "CPU time", "MB/s per core"]
     caption = (
         f"What is left after each stage. A full bar is {count(documents)} documents, or {size(text)} of text. "
-        "MB/s per core is the text that came in over the stage's CPU time."
+        "MB/s per core is the text that the stage worked on over its CPU time (near-duplicates and matches with "
+        "benchmarks are looked for in all that was read)."
     )
-    return table(caption, [*headers, "Shards"], [("(input)", start), *rows])
-
-
-def _pieces(stage: dict[str, Any]) -> str:
-    if "shards" not in stage:
-        return "–"
-    return count(stage["shards"]) + (f" ({count(stage['reused'])} reused)" if stage.get("reused") else "")
+    return table(caption, headers, [("(input)", start), *rows])
 
 
 def _dropped(report: Report) -> str:

@@ -67,14 +67,20 @@ def duration(seconds: float) -> str:
 
 
 def rate(stage: dict[str, Any]) -> float | None:
-    """MB of text that one core takes in per second of CPU time; None where that was not measured."""
+    """MB of text that one core works on per second of CPU time; None where that was not measured."""
     seconds = stage.get("cpu_seconds")
-    return stage["bytes_in"] / seconds / 1e6 if seconds and "bytes_in" in stage else None
+    return stage["bytes_worked_on"] / seconds / 1e6 if seconds else None
 
 
 def shown_rate(stage: dict[str, Any]) -> str:
     value = rate(stage)
     return "–" if value is None else _three_digits(value)
+
+
+def other_records(read: dict[str, Any]) -> str:
+    """What was read besides documents, such as `37 warc request, 2 not json`; empty where there was nothing else."""
+    found = largest_first(read.get("not_documents", {}), lambda number: number)
+    return ", ".join(f"{count(number)} {reason.replace('_', ' ')}" for reason, number in found)
 
 
 def kept_documents(report: dict[str, Any]) -> int:

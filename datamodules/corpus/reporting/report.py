@@ -25,6 +25,7 @@ from datamodules.corpus.reporting.numbers import (
     duration,
     kept_documents,
     largest_first,
+    other_records,
     share,
     short_count,
     shown_rate,
@@ -182,9 +183,8 @@ class Printer:
         if read and report.get("kept"):
             kept, dropped = kept_documents(report), dropped_documents(report)
             self.line(f"{count(read['documents'])} read = {count(kept)} kept + {count(dropped)} dropped")
-        if read and read.get("bad"):
-            bad = largest_first(read["bad"], lambda number: number)
-            self.line("records that could not be used: " + ", ".join(f"{count(number)} {why}" for why, number in bad))
+        if read and (others := other_records(read)):
+            self.line(f"records that are no documents: {others}")
         if read and read.get("replaced"):
             self.line(f"{count(read['replaced'])} replacement characters put where the bytes were not UTF-8")
         if "lines" in report:
