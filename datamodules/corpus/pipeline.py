@@ -158,6 +158,9 @@ def describe(counts: Mapping[str, Any], split: Mapping[str, Any]) -> str:
     """The counts of a documents folder in one line."""
     read, kept = counts["read"], counts["kept"]
     notes = "".join(f", {read[key]:,} {key.replace('_', ' ')}" for key in ("bad_rows", "replaced") if read.get(key))
+    not_documents = read.get("not_documents", {})
+    if damaged := sum(not_documents.get(reason, 0) for reason in ("damaged", "truncated")):  # in web archives
+        notes += f", {damaged:,} damaged records"
     stages: dict[str, int] = {}
     for reason, number in counts["dropped"].items():
         stage = reason.split(".")[0].replace("_", " ")
