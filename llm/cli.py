@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import lightning as L
+import torch
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -224,7 +225,10 @@ class LabyrinthCLI(LightningCLI):
     def _instantiate_trainer(self, config: Any, callbacks: list[L.Callback]) -> L.Trainer:
         if config.get("enable_progress_bar") is not False:
             callbacks = [*callbacks, Progress()]
-        return super()._instantiate_trainer(config, [*callbacks, InterruptBetweenSteps()])
+        try:
+            return super()._instantiate_trainer(config, [*callbacks, InterruptBetweenSteps()])
+        except (TypeError, ValueError) as error:  # of a setting that it does not take
+            raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
     # ---- running -----------------------------------------------------------------------------------------------
 
@@ -255,6 +259,11 @@ class LabyrinthCLI(LightningCLI):
                 f"cannot write to {self.run_folder}: {error.strerror}; make room there, or choose another folder "
                 "with --runs"
             ) from error
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:150]
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in reason:
+                raise
+            raise UserError(f"out of memory ({reason}); lower data.batch_size, or make the model smaller") from error
         finally:
             self._release()
 

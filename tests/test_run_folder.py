@@ -27,7 +27,7 @@ def test_a_second_run_gets_its_own_folder(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["", "..", "../up", "a/b"])
 def test_a_name_that_leads_elsewhere_is_refused(name: str, tmp_path: Path):
-    with pytest.raises(UserError, match="is no name of a folder; .* --runs"):
+    with pytest.raises(UserError, match=r"is no name of a folder; .* --runs"):
         reserve_run_folder(tmp_path, name)
     assert not list(tmp_path.iterdir())
 

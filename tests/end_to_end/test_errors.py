@@ -74,6 +74,14 @@ CASES = {
         ["broken.jsonl", "4"],
     ),
     "vocabulary": (["prepare", *TINY, "--data.vocab_size=30000"], 1, ["30000", "vocab_size"]),
+    "huge vocabulary": (
+        ["prepare", *TINY, "--data.vocab_size=5000000000"],
+        1,
+        ["vocab_size is 5,000,000,000", "bytes"],
+    ),
+    "huge model": (["fit", *TINY, "--model.gpt={d_model: 100000000}"], 1, ["out of memory", "make the model smaller"]),
+    "devices": (["fit", *TINY, "--trainer.devices=-3"], 1, ["trainer: `devices`", "int > 0"]),
+    "accelerator": (["fit", *TINY, "--trainer.accelerator=gppu"], 1, ["trainer: ", "'gppu'", "cuda"]),
     "small corpus": (["fit", *TINY, "--data.global_batch_tokens=327680"], 1, ["global_batch_tokens"]),
     "prompt option": (["generate", "--checkpoint", "x", "--promt", "y"], 2, ["--promt", "did you mean '--prompt'"]),
     "no model": (["generate", "--checkpoint", "nothing", "--prompt", "y"], 1, ["no checkpoint at nothing"]),
@@ -134,6 +142,7 @@ REFUSED = {
     "--data.curation.filters={nonsense: {}}": (1, ["filters.nonsense", "no such preset"]),
     "--data.curation.pii=[foo]": (2, ["pii", "'email'", "foo"]),
     "--data.curation.weights={texts: -1}": (1, ["the weight of texts is -1"]),
+    "--data.curation.weights={txts: 1}": (1, ["weights names 'txts', which is no source", "'texts'"]),
     "--data.curation.minhash={bands: 0}": (1, ["bands is 0"]),
 }
 
