@@ -113,15 +113,21 @@ def run_steps(
         log.info("%s: %d shards to do%s (%s)", name, len(missing), f", {reused} reused" if reused else "", reason)
         for number in missing:
             chains.setdefault(number, {})[name] = replace(tasks[number], reason=reason)
-    for folder in {task.folder for tasks in steps.values() for task in tasks}:
+    folders = {task.folder for tasks in steps.values() for task in tasks}
+    for folder in folders:
         remove_stale(folder)
     numbers = sorted(chains)
-    for place, made in engine.run([Chain(chains[number]) for number in numbers]):
-        number = numbers[place]
-        for name, result in made.items():
-            task = chains[number][name]
-            found[name][number] = Artefact(task.made, result["manifest"], task.reason)
-        tell(result["manifest"]["record"])
+    try:
+        for place, made in engine.run([Chain(chains[number]) for number in numbers]):
+            number = numbers[place]
+            for name, result in made.items():
+                task = chains[number][name]
+                found[name][number] = Artefact(task.made, result["manifest"], task.reason)
+            tell(result["manifest"]["record"])
+    except BaseException:
+        for folder in folders:  # what workers were at when they were ended
+            remove_stale(folder)
+        raise
     return {name: [artefact for artefact in artefacts if artefact is not None] for name, artefacts in found.items()}
 
 
