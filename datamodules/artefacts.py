@@ -109,7 +109,7 @@ def make(
                 remove_stale(cache_dir, recipe.name)
             return _build(recipe, cache_dir, build, reason)
     except OSError as error:
-        if error.errno in UNWRITABLE:
+        if error.errno in UNWRITABLE or (error.errno == errno.ENOENT and not cache_dir.exists()):
             where = error.filename or cache_dir / recipe.name
             raise DataError(
                 f"cannot write {where}: {os.strerror(error.errno)}; make room or grant access there, "
@@ -151,6 +151,12 @@ def _build(recipe: Recipe, cache_dir: Path, build: Callable[[Path], dict[str, An
             return found
         _sync(cache_dir)
         return Artefact(final, manifest, reason)
+    except FileNotFoundError as error:
+        if partial.exists():
+            raise
+        raise DataError(
+            f"{cache_dir} was removed or emptied while it was written to; run again, and leave it alone meanwhile"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

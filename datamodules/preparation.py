@@ -23,6 +23,7 @@ from datamodules.tokens.store import TokenStore
 
 log = logging.getLogger(__name__)
 
+MANY_TOKENS = 1_000_000  # of a vocabulary; up to here the trainer itself says how many the text supports
 TOKENIZER_FILE = "tokenizer.json"
 SAMPLE_SEED = 0  # fixed rather than the run's seed: runs of several seeds share one tokenizer
 
@@ -125,6 +126,11 @@ class Preparation:
 
     def _train(self, folder: Path, documents: Artefact) -> dict[str, Any]:
         total = documents.manifest["counts"]["kept"][TRAIN]["bytes"]
+        if self.vocab_size > max(MANY_TOKENS, total):  # the trainer would take memory for each of them at once
+            raise DataError(
+                f"vocab_size is {self.vocab_size:,}, but the training text has only {total:,} bytes; set vocab_size to "
+                "far less, or give more text"
+            )
         pieces = sample_pieces(_named_texts(documents), total, self.tokenizer_sample_bytes, SAMPLE_SEED)
         backend = train_bpe(pieces, self.vocab_size)
         (folder / TOKENIZER_FILE).write_text(backend.to_str(), encoding="utf-8")

@@ -85,15 +85,21 @@ class PretrainDataModule(pl.LightningDataModule):
         self.save_hyperparameters(ignore=["curation"], logger=False)
         if curation is not None:  # checkpoints hold primitives alone, or they could not be opened safely
             self.hparams["curation"] = asdict(curation)
-        if context_length < 1 or global_batch_tokens < context_length or global_batch_tokens % context_length:
-            below = max(1, global_batch_tokens // max(1, context_length)) * context_length
+        for name, value, least in (
+            ("context_length", context_length, 1),
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("tokenizer_sample_bytes", tokenizer_sample_bytes, 1),
+        ):
+            if value is not None and value < least:
+                raise DataError(f"{name} is {value}; it can be {least} or more")
+        if global_batch_tokens < context_length or global_batch_tokens % context_length:
+            below = max(1, global_batch_tokens // context_length) * context_length
             raise DataError(
                 f"global_batch_tokens is {global_batch_tokens}, not a multiple of context_length {context_length}; "
                 f"choose for example {below} or {below + context_length}"
             )
-        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            if value is not None and value < 1:
-                raise DataError(f"{name} is {value}; it can be 1 or more")
         self.preparation = Preparation(
             Pipeline(
                 sources,

@@ -58,8 +58,8 @@ def run(arguments: list[str]) -> int:
         except UnicodeEncodeError:
             readable = os.fsencode(argument).decode(errors="backslashreplace")
             print(
-                f"error: the argument {readable} is not valid UTF-8; rename that file, or name its folder or a pattern "
-                "that it matches",
+                f"error: the argument {readable} is not valid UTF-8; convert it, or of a file: rename it, or name its "
+                "folder or a pattern that it matches",
                 file=sys.stderr,
             )
             return 2

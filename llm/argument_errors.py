@@ -88,6 +88,24 @@ def all_options(parents: Mapping[str, type]) -> set[str]:
     return options
 
 
+def null_option(values: Mapping[str, Any], cls: type) -> str | None:
+    """The first parameter of a class, `minhash.bands` for one within another, that is null and may not be."""
+    for name, kind in _parameters(cls).items():
+        kinds = (kind, *get_args(kind))
+        if name not in values or type(None) in kinds or Any in kinds:
+            continue
+        if values[name] is None:
+            return name
+    for name, kind in _parameters(cls).items():
+        for part in (kind, *get_args(kind)):
+            inner = values.get(name)
+            if dataclasses.is_dataclass(part) and isinstance(inner, Mapping):
+                found = null_option(inner, part)  # type: ignore[arg-type]
+                if found:
+                    return f"{name}.{found}"
+    return None
+
+
 def _parameters(cls: Any) -> dict[str, Any]:
     """The parameters of a constructor and their types, those that go on to a base class too."""
     if is_typeddict(cls):

@@ -9,11 +9,15 @@ from datamodules.text.tokenizer import Tokenizer
 from llm.errors import UserError
 from llm.model import GPT, GPTConfig
 
+LONGEST_REASON = 200  # characters; torch names every weight that is missing
+
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The contents of a Labyrinth checkpoint file, tensors on the CPU; UserError where it is not one."""
     if not path.is_file():
-        raise UserError(f"no checkpoint at {path}: there is no such file")
+        raise UserError(
+            f"no checkpoint at {path}: there is no such file; give the path of one, or fit without --ckpt_path"
+        )
     try:
         checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
     except Exception as error:  # torch raises many kinds for a file that is not a whole checkpoint
@@ -24,8 +28,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_model(path: Path) -> tuple[GPT, Tokenizer]:
-    """The model (in eval mode, on the CPU) and the tokenizer of a checkpoint."""
+    """The model (in eval mode, on the CPU) and the tokenizer of a checkpoint; UserError where it holds neither."""
     checkpoint = read_checkpoint(path)
+    try:
+        return _opened(checkpoint)
+    except Exception as error:  # of many kinds too: the file may hold anything under the names of what belongs there
+        reason = " ".join(str(error).split())[:LONGEST_REASON]
+        raise UserError(
+            f"{path} holds no whole model ({type(error).__name__}: {reason}): choose another one"
+        ) from error
+
+
+def _opened(checkpoint: dict[str, Any]) -> tuple[GPT, Tokenizer]:
     contents = checkpoint["labyrinth"]
     with torch.device("meta"):
         model = GPT(GPTConfig.from_dict(contents["gpt"]))

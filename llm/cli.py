@@ -6,9 +6,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import lightning as L
+import torch
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -17,9 +18,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from callbacks import InterruptBetweenSteps, Progress, TextSamples, Throughput, TrainingCurve
+from datamodules.artefacts import UNWRITABLE
 from datamodules.errors import DataError
 from datamodules.pretraining import PretrainDataModule
-from llm.argument_errors import all_options, explain
+from llm.argument_errors import all_options, explain, null_option
 from llm.checkpoint import read_checkpoint
 from llm.configuration import resolve_config_flags, run_name
 from llm.errors import UserError
@@ -41,6 +43,8 @@ _KNOWN_WARNINGS = (
     ".*The dirpath has changed from.*",  # a run that branches off a checkpoint has its own folder
 )
 
+LARGEST_SEED = 2**32 - 1  # that NumPy takes
+
 # Hyperparameters that are Lightning's own, or that follow from the data.
 _NOT_FROM_CHECKPOINT = ("_instantiator", "_class_path", "vocab_size", "context_length")
 
@@ -57,6 +61,15 @@ class ArgumentParser(LightningArgumentParser):
         classes = [PretrainModule.__name__, PretrainDataModule.__name__]
         print(f"error: {explain(message, options, classes)}", file=sys.stderr)
         sys.exit(2)
+
+    def parse_args(self, args: Any = None, *arguments: Any, **settings: Any) -> Any:
+        """As jsonargparse, which hands the parser of a class within another the word None where null was written."""
+        if args is not None and len(args) == 1 and args[0].endswith("=None"):
+            action = self._option_string_actions.get(args[0].removesuffix("=None"))
+            # Without an action it is a setting within another class, whose parser will look at its type.
+            if action is None or type(None) in get_args(getattr(action, "_typehint", None)):
+                args = [args[0].removesuffix("None") + "null"]
+        return super().parse_args(args, *arguments, **settings)
 
     def parse_object(self, obj: Any, *arguments: Any, **settings: Any) -> Any:
         """As jsonargparse, which passes over unknown keys that hold nothing but empty keys: `filter: {c4: {}}`."""
@@ -163,6 +176,28 @@ class LabyrinthCLI(LightningCLI):
             elif plain(mine[key]) != value:
                 print(f"model.{key}: {plain(mine[key])!r} as written, not {value!r} as in the checkpoint")
 
+    # ---- what the parser lets pass -----------------------------------------------------------------------------
+
+    def _set_seed(self) -> None:
+        """As Lightning does, if the seed and all other settings can be used."""
+        self._refuse_nulls()
+        seed = self.config[self.config.subcommand].seed_everything
+        if not isinstance(seed, bool) and not 0 <= seed <= LARGEST_SEED:
+            raise UserError(f"seed_everything is {seed}; it can be 0 to {LARGEST_SEED}")
+        super()._set_seed()
+
+    def _refuse_nulls(self) -> None:
+        """UserError for a null where there must be a value: the parser lets it pass for every type."""
+        options = self.config[self.config.subcommand]
+        nulls = [name for name in ("name", "runs", "seed_everything") if options[name] is None]
+        for part, cls in (("data", PretrainDataModule), ("model", PretrainModule)):
+            given = options[part]
+            if given is not None and given.class_path.rpartition(".")[2] == cls.__name__:
+                found = null_option(given.init_args.as_dict(), cls)
+                nulls += [f"{part}.{found}"] if found else []
+        if nulls:
+            raise UserError(f"{nulls[0]} is null; give it a value, or leave it out for the usual one")
+
     # ---- the run's folder --------------------------------------------------------------------------------------
 
     def before_instantiate_classes(self) -> None:
@@ -190,7 +225,10 @@ class LabyrinthCLI(LightningCLI):
     def _instantiate_trainer(self, config: Any, callbacks: list[L.Callback]) -> L.Trainer:
         if config.get("enable_progress_bar") is not False:
             callbacks = [*callbacks, Progress()]
-        return super()._instantiate_trainer(config, [*callbacks, InterruptBetweenSteps()])
+        try:
+            return super()._instantiate_trainer(config, [*callbacks, InterruptBetweenSteps()])
+        except (TypeError, ValueError) as error:  # of a setting that it does not take
+            raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
     # ---- running -----------------------------------------------------------------------------------------------
 
@@ -207,13 +245,33 @@ class LabyrinthCLI(LightningCLI):
         try:
             super()._run_subcommand(subcommand)
         except SIGTERMException:
+            self._tell_of_interruption()
             self.exit_code = 128 + signal.SIGTERM
         except SystemExit:
             if self.trainer.state.status != TrainerStatus.INTERRUPTED:
                 raise
+            self._tell_of_interruption()
             self.exit_code = 128 + signal.SIGINT
+        except OSError as error:
+            if error.errno not in UNWRITABLE or error.filename is not None:
+                raise
+            raise UserError(  # the run's own files: the data tells of those that it writes
+                f"cannot write to {self.run_folder}: {error.strerror}; make room there, or choose another folder "
+                "with --runs"
+            ) from error
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:150]
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in reason:
+                raise
+            raise UserError(f"out of memory ({reason}); lower data.batch_size, or make the model smaller") from error
         finally:
             self._release()
+
+    def _tell_of_interruption(self) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        saved = self.subcommand == "fit" and Path(self.config.fit.last.dirpath, "last.ckpt").exists()
+        print("interrupted" + ("; --ckpt_path last goes on from here" if saved else ""), file=sys.stderr)
 
     def _release(self) -> None:
         if self.subcommand == "fit" and self.run_folder is not None:

@@ -35,6 +35,8 @@ def find_config(name: str) -> Path:
     shipped = shipped_configs()
     if name in shipped:
         return shipped[name]
+    if name and path.is_dir():
+        raise UserError(f"--config {name} is a folder; give a file in it (of a run: {path / 'config.yaml'})")
     raise UserError(
         f"--config {name}: there is no such file, and no shipped configuration of that name "
         f"(there are: {', '.join(shipped)}){nearest(name, shipped)}"

@@ -22,6 +22,8 @@ def reserve_run_folder(runs: str | Path, name: str) -> Path:
         return Path(os.environ[_ENVIRONMENT_KEY])
     if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) > 0:
         return Path(runs) / name  # only rank 0 writes, into the folder that it tells the others
+    if name in ("", ".", "..") or "/" in name or os.sep in name:
+        raise UserError(f"--name {name!r} is no name of a folder; give one without slashes, and the place with --runs")
     number = 1
     while True:
         folder = Path(runs) / (name if number == 1 else f"{name}-{number}")
@@ -30,6 +32,11 @@ def reserve_run_folder(runs: str | Path, name: str) -> Path:
         except FileExistsError:
             number += 1
             continue
+        except OSError as error:
+            raise UserError(
+                f"cannot make the folder of the run, {folder}: {error.strerror}; grant access there, or choose "
+                "another folder with --runs, another name with --name"
+            ) from error
         os.environ[_ENVIRONMENT_KEY] = str(folder)
         return folder
 

@@ -25,6 +25,19 @@ def test_a_second_run_gets_its_own_folder(tmp_path: Path):
     assert [reserve(tmp_path, "a").name for _ in range(3)] == ["a", "a-2", "a-3"]
 
 
+@pytest.mark.parametrize("name", ["", "..", "../up", "a/b"])
+def test_a_name_that_leads_elsewhere_is_refused(name: str, tmp_path: Path):
+    with pytest.raises(UserError, match=r"is no name of a folder; .* --runs"):
+        reserve_run_folder(tmp_path, name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_said_in_one_sentence(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot make the folder of the run, .*: Not a directory; .* --runs"):
+        reserve_run_folder(tmp_path / "file", "a")
+
+
 def test_processes_of_one_run_share_its_folder(tmp_path: Path):
     first = reserve_run_folder(tmp_path, "a")
     assert reserve_run_folder(tmp_path, "a") == first

@@ -1,7 +1,7 @@
 """Sources mixed by weight: how often each document is read in one pass over train."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -26,12 +26,7 @@ def weigh(documents: Documents, weights: Mapping[str, float]) -> dict[str, float
     if not weights:
         return {}
     names = documents.source_names
-    for name in weights:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
-            raise DataError(
-                f"weights names {name!r}, which is no source; the nearest is {near!r} of {', '.join(names)}"
-            )
+    demand_sources(weights, names)
     in_train = (documents.goes != DROP) & (documents.goes != TO_VALIDATION)
     sizes = np.bincount(documents.sources[in_train], weights=documents.sizes[in_train], minlength=len(names))
     missing = [name for name, size in zip(names, sizes, strict=True) if size and name not in weights]
@@ -50,6 +45,16 @@ def weigh(documents: Documents, weights: Mapping[str, float]) -> dict[str, float
         )
     _draw(documents, in_train, epochs[documents.sources])
     return {name: round(float(value), 4) for name, value in zip(names, epochs, strict=True)}
+
+
+def demand_sources(weights: Mapping[str, float], names: Sequence[str]) -> None:
+    """Raise DataError for a weight of what is none of the sources called `names`."""
+    for name in weights:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
+            raise DataError(
+                f"weights names {name!r}, which is no source; the nearest is {near!r} of {', '.join(names)}"
+            )
 
 
 def _draw(documents: Documents, in_train: np.ndarray, epochs: np.ndarray) -> None:

@@ -16,6 +16,7 @@ from datamodules.artefacts import Artefact, Recipe, make
 from datamodules.corpus.curation import Curation, identity
 from datamodules.corpus.decisions import TRAIN, VALIDATION
 from datamodules.corpus.engine import Engine
+from datamodules.corpus.mixture import demand_sources
 from datamodules.corpus.reading.planning import Shard, plan_shards, shard_bytes_for, size_of
 from datamodules.corpus.reading.readers import EncodingErrors
 from datamodules.corpus.reading.sources import Input, digest, resolve
@@ -77,6 +78,8 @@ class Pipeline:
         sides = {TRAIN: resolve(self.sources)}
         if self.validation_sources:
             sides[VALIDATION] = resolve(self.validation_sources)
+        named = sorted({item.source for inputs in sides.values() for item in inputs})
+        demand_sources(self.curation.weights, named)  # now, and not when all of them have been read
         digests = FileDigests(cache_dir)
         inputs = {f"{side}: {item.name}": digest(item, digests) for side, items in sides.items() for item in items}
         digests.save()
@@ -158,6 +161,9 @@ def describe(counts: Mapping[str, Any], split: Mapping[str, Any]) -> str:
     """The counts of a documents folder in one line."""
     read, kept = counts["read"], counts["kept"]
     notes = "".join(f", {read[key]:,} {key.replace('_', ' ')}" for key in ("bad_rows", "replaced") if read.get(key))
+    not_documents = read.get("not_documents", {})
+    if damaged := sum(not_documents.get(reason, 0) for reason in ("damaged", "truncated")):  # in web archives
+        notes += f", {damaged:,} damaged records"
     stages: dict[str, int] = {}
     for reason, number in counts["dropped"].items():
         stage = reason.split(".")[0].replace("_", " ")

@@ -113,15 +113,21 @@ def run_steps(
         log.info("%s: %d shards to do%s (%s)", name, len(missing), f", {reused} reused" if reused else "", reason)
         for number in missing:
             chains.setdefault(number, {})[name] = replace(tasks[number], reason=reason)
-    for folder in {task.folder for tasks in steps.values() for task in tasks}:
+    folders = {task.folder for tasks in steps.values() for task in tasks}
+    for folder in folders:
         remove_stale(folder)
     numbers = sorted(chains)
-    for place, made in engine.run([Chain(chains[number]) for number in numbers]):
-        number = numbers[place]
-        for name, result in made.items():
-            task = chains[number][name]
-            found[name][number] = Artefact(task.made, result["manifest"], task.reason)
-        tell(result["manifest"]["record"])
+    try:
+        for place, made in engine.run([Chain(chains[number]) for number in numbers]):
+            number = numbers[place]
+            for name, result in made.items():
+                task = chains[number][name]
+                found[name][number] = Artefact(task.made, result["manifest"], task.reason)
+            tell(result["manifest"]["record"])
+    except BaseException:
+        for folder in folders:  # what workers were at when they were ended
+            remove_stale(folder)
+        raise
     return {name: [artefact for artefact in artefacts if artefact is not None] for name, artefacts in found.items()}
 
 
@@ -184,23 +190,19 @@ class Sign:
 
     def __call__(self, folder: Path) -> dict[str, Any]:
         count = pq.read_metadata(self.documents).num_rows
-        widths = {
-            KEYS_FILE: (self.minhash.groupings * self.minhash.bands, np.uint64),
-            SIGNATURES_FILE: (self.minhash.bins, np.uint8),
-        }
-        files = {
-            name: np.lib.format.open_memmap(folder / name, mode="w+", dtype=dtype, shape=(count, width))
-            for name, (width, dtype) in widths.items()
-        }
+        widths = (self.minhash.groupings * self.minhash.bands, np.uint64), (self.minhash.bins, np.uint8)
         start = size = 0
-        for batch in read_batches([self.documents]):
-            sketches = self.minhash.sketch(batch.column("text"))
-            rows = slice(start, start + len(batch))
-            files[KEYS_FILE][rows], files[SIGNATURES_FILE][rows] = sketches.keys, sketches.signatures
-            start += len(batch)
-            size += pc.sum(batch.column("size")).as_py()
-        for file in files.values():
-            file.flush()
+        # Written and not mapped: on a full disk, a write fails and can be told of, while a mapping ends the process.
+        with (folder / KEYS_FILE).open("wb") as keys, (folder / SIGNATURES_FILE).open("wb") as signatures:
+            for file, (width, dtype) in zip((keys, signatures), widths, strict=True):
+                about = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (count, width)}
+                np.lib.format.write_array_header_1_0(file, about)
+            for batch in read_batches([self.documents]):
+                sketches = self.minhash.sketch(batch.column("text"))
+                keys.write(sketches.keys.tobytes())
+                signatures.write(sketches.signatures.tobytes())
+                start += len(batch)
+                size += pc.sum(batch.column("size")).as_py()
         return {"documents": start, "bytes": size}
 
 

@@ -3,6 +3,7 @@
 import sys
 
 from llm.commands.parser import CommandParser
+from llm.errors import UserError
 
 
 def parser() -> CommandParser:
@@ -20,10 +21,20 @@ def parser() -> CommandParser:
     return options
 
 
+def prompt_from_input() -> str:
+    """What standard input holds; UserError where that is no text."""
+    try:
+        prompt = sys.stdin.read()
+        prompt.encode()  # in some locales Python lets bytes through that are no UTF-8
+    except UnicodeError as error:
+        raise UserError("the prompt from standard input is not valid UTF-8; convert it first") from error
+    return prompt
+
+
 def main(arguments: list[str]) -> int:
     """Stream the continuation of the prompt, the prompt first."""
     options = parser().parse_args(arguments[1:])
-    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+    prompt = prompt_from_input() if options.prompt == "-" else options.prompt
 
     from llm.checkpoint import load_model
     from llm.generation import continue_text

@@ -9,6 +9,8 @@ from llm.errors import UserError
 from llm.generation.sampling import sample
 from llm.model import GPT, KVCache
 
+LARGEST_SEED = 2**64 - 1  # that torch takes
+
 
 def generate(
     model: GPT,
@@ -46,6 +48,8 @@ def generate(
         UserError: at the call, when the prompt does not fit or a setting is out of range.
     """
     _check(model, tokens, max_new_tokens, temperature, top_k, top_p)
+    if seed is not None and not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"seed is {seed}: it must be 0 to {LARGEST_SEED}")
     device = model.embedding.weight.device
     generator = torch.Generator(device)
     _ = generator.seed() if seed is None else generator.manual_seed(seed)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import sys
 from functools import partial
 from typing import Any, Literal
 
@@ -21,6 +22,14 @@ from llm.optim import MuonAdamW, Role, parameter_groups, warmup_cosine, warmup_s
 log = logging.getLogger(__name__)
 
 CHECKPOINT_FORMAT = 1  # of checkpoint["labyrinth"]; raised when a reader of older ones would misread it
+
+LARGEST = sys.float_info.max
+# What each hyperparameter can be, from and to; those that may be null are not looked at then.
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("lr", "embedding_lr", "head_lr", "scalar_lr", "eps", "weight_decay"), (0, LARGEST)),
+    **dict.fromkeys(("betas", "momentum", "warmup", "decay", "min_lr"), (0, 1)),
+    **dict.fromkeys(("max_tokens", "validate_every"), (1, LARGEST)),
+}
 
 
 class LanguageModule(L.LightningModule):
@@ -77,6 +86,7 @@ class LanguageModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self._check_ranges()
         linked = {"vocab_size": vocab_size, "context_length": context_length}
         overrides = {**{key: value for key, value in linked.items() if value is not None}, **(gpt or {})}
         try:
@@ -90,6 +100,14 @@ class LanguageModule(L.LightningModule):
         self._group_settings: list[dict[str, Any]] = []
         # Of the running accumulation window: summed nll (nats) and number of targets.
         self._window: Tensor | None = None
+
+    def _check_ranges(self) -> None:
+        for name, (least, most) in RANGES.items():
+            values = self.hparams[name]
+            for value in values if isinstance(values, (tuple, list)) else [values]:
+                if value is not None and not least <= value <= most:
+                    upwards = f"{least} or more" if most == LARGEST else f"{least} to {most}"
+                    raise UserError(f"model.{name} is {value}: it can be {upwards}")
 
     # ---- set-up -----------------------------------------------------------------------------------------------
 
@@ -271,3 +289,18 @@ class LanguageModule(L.LightningModule):
                 "the checkpoint's tokenizer differs from the data's, so the same ids mean other text: use the data "
                 "and data.tokenizer settings that the checkpoint was trained with, or start a new run"
             )
+        self._demand_same_weights(checkpoint.get("state_dict"), saved["gpt"])
+
+    def _demand_same_weights(self, weights: dict[str, Tensor] | None, saved: dict[str, Any]) -> None:
+        """Refuse weights of another shape; torch would list each of them. None where a strategy keeps them apart."""
+        if weights is None or self.model is None:
+            return
+        mine = {name: tensor.shape for name, tensor in self.state_dict().items()}
+        if {name: tensor.shape for name, tensor in weights.items()} == mine:
+            return
+        now = self.config.to_dict()
+        changed = [f"{name} {old} -> {now.get(name)}" for name, old in saved.items() if old != now.get(name)]
+        raise UserError(
+            f"the checkpoint's weights do not fit the model ({', '.join(changed) or 'it was damaged or changed'}): use "
+            "the model settings that it was trained with, or start a new run"
+        )

@@ -2,6 +2,7 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,6 +104,21 @@ def test_a_limit_on_the_size_of_files_is_told_of_as_a_full_disk(tmp_path: Path) 
     with pytest.raises(DataError, match=r"cannot write .*: File too large; make room .* cache_dir"):
         make(RECIPE, tmp_path, too_large)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_is_removed_meanwhile(tmp_path: Path) -> None:
+    def removed(_: Path) -> dict[str, Any]:
+        shutil.rmtree(tmp_path / "cache")
+        return {}
+
+    with pytest.raises(DataError, match=r"cache was removed or emptied while it was written to; run again"):
+        make(RECIPE, tmp_path / "cache", removed)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system in which no folder can be made")
+def test_a_folder_that_cannot_be_made() -> None:
+    with pytest.raises(DataError, match=r"cannot write /proc/self/cache: No such file or directory; .* cache_dir"):
+        make(RECIPE, Path("/proc/self/cache"), build)
 
 
 def test_a_read_only_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

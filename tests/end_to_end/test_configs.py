@@ -36,3 +36,11 @@ def test_shipped_configs_can_be_instantiated(name: str, tmp_path: Path, monkeypa
 @pytest.mark.parametrize("path", shipped_configs().values(), ids=lambda path: path.stem)
 def test_shipped_configs_hold_only_what_differs(path: Path):
     assert len(path.read_text().splitlines()) <= 30
+
+
+@pytest.mark.parametrize("name", ["near_duplicates", "languages", "duplicate_lines"])
+def test_null_can_be_given_for_a_setting_within_another(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["llm"])
+    made = Made(["fit", "--config", "quickstart", "--trainer.accelerator=cpu", f"--data.curation.{name}=null"])
+    assert getattr(made.datamodule.preparation.corpus.curation, name) is None

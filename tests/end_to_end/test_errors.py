@@ -36,6 +36,10 @@ CASES = {
     "type": (["fit", *TINY, "--model.lr=fast"], 2, ["lr", "float", "fast"]),
     "preset": (["fit", *TINY, "--model.preset=tinny"], 1, ["tinny", "did you mean 'tiny'"]),
     "model field": (["fit", *TINY, "--model.gpt={n_layer: 2}"], 2, ["n_layer", "did you mean '--model.gpt.n_layers'"]),
+    "rate": (["fit", *TINY, "--model.lr=-1"], 1, ["model.lr is -1", "0 or more"]),
+    "steps": (["fit", *TINY, "--model.validate_every=0"], 1, ["model.validate_every is 0", "1 or more"]),
+    "share": (["fit", *TINY, "--model.warmup=5"], 1, ["model.warmup is 5", "0 to 1"]),
+    "null": (["fit", *TINY, "--model.lr=null"], 1, ["model.lr is null"]),
     "heads": (
         ["fit", *TINY, "--model.gpt={n_heads: 4, n_kv_heads: 3}"],
         1,
@@ -45,6 +49,7 @@ CASES = {
     "config": (["fit", "--config", "quickstrat"], 1, ["quickstrat", "did you mean 'quickstart'"]),
     "damaged config": (["fit", "--config", "damaged.yaml"], 1, ["damaged.yaml", "not valid YAML", "line 2"]),
     "binary config": (["fit", "--config", "binary.txt"], 1, ["binary.txt", "YAML"]),
+    "folder as config": (["fit", "--config", "texts"], 1, ["texts is a folder", "config.yaml"]),
     "no config": (["fit", "--config", "short.txt"], 1, ["short.txt", "no keys"]),
     "choice": (["fit", *TINY, "--model.optimizer=adam"], 2, ["optimizer", "adamw", "muon", "adam"]),
     "checkpoint": (["fit", *TINY, "--ckpt_path=none.ckpt"], 1, ["none.ckpt", "no such file"]),
@@ -69,6 +74,14 @@ CASES = {
         ["broken.jsonl", "4"],
     ),
     "vocabulary": (["prepare", *TINY, "--data.vocab_size=30000"], 1, ["30000", "vocab_size"]),
+    "huge vocabulary": (
+        ["prepare", *TINY, "--data.vocab_size=5000000000"],
+        1,
+        ["vocab_size is 5,000,000,000", "bytes"],
+    ),
+    "huge model": (["fit", *TINY, "--model.gpt={d_model: 100000000}"], 1, ["out of memory", "make the model smaller"]),
+    "devices": (["fit", *TINY, "--trainer.devices=-3"], 1, ["trainer: `devices`", "int > 0"]),
+    "accelerator": (["fit", *TINY, "--trainer.accelerator=gppu"], 1, ["trainer: ", "'gppu'", "cuda"]),
     "small corpus": (["fit", *TINY, "--data.global_batch_tokens=327680"], 1, ["global_batch_tokens"]),
     "prompt option": (["generate", "--checkpoint", "x", "--promt", "y"], 2, ["--promt", "did you mean '--prompt'"]),
     "no model": (["generate", "--checkpoint", "nothing", "--prompt", "y"], 1, ["no checkpoint at nothing"]),
@@ -109,6 +122,12 @@ MISTYPED = {
 
 # Settings of the data that cannot be, the exit code, and what the sentence must say.
 REFUSED = {
+    "--data.context_length=-1": (1, ["context_length is -1", "1 or more"]),
+    "--data.num_workers=-1": (1, ["num_workers is -1", "0 or more"]),
+    "--data.tokenizer_sample_bytes=0": (1, ["tokenizer_sample_bytes is 0"]),
+    "--data.text_field=null": (1, ["data.text_field is null", "leave it out"]),
+    "--data={init_args: {curation: {minhash: {bands: null}}}}": (1, ["data.curation.minhash.bands is null"]),
+    "--seed_everything=-1": (1, ["seed_everything is -1", "0 to 4294967295"]),
     "--data.workers=0": (1, ["workers is 0", "1 or more"]),
     "--data.engine=spark": (2, ["engine", "'local', 'ray'", "spark"]),
     "--data.validation_fraction=1.5": (1, ["validation_fraction is 1.5"]),
@@ -123,6 +142,7 @@ REFUSED = {
     "--data.curation.filters={nonsense: {}}": (1, ["filters.nonsense", "no such preset"]),
     "--data.curation.pii=[foo]": (2, ["pii", "'email'", "foo"]),
     "--data.curation.weights={texts: -1}": (1, ["the weight of texts is -1"]),
+    "--data.curation.weights={txts: 1}": (1, ["weights names 'txts', which is no source", "'texts'"]),
     "--data.curation.minhash={bands: 0}": (1, ["bands is 0"]),
 }
 

@@ -115,6 +115,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(finished: Path, stop: si
     code, output = llm_until("fit", *TINY, f"--name={name}", folder=finished, ready=checkpoint.exists, stop=stop)
     assert code == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[stop], output
     assert "Traceback" not in output
+    assert ("interrupted; --ckpt_path last goes on from here" in output) == (stop != signal.SIGKILL)
     reached = torch.load(checkpoint, weights_only=True)["global_step"]
     assert 8 <= reached < 32, "the run ended before it was interrupted"
     if stop == signal.SIGKILL:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llm.checkpoint import read_checkpoint
+from llm.checkpoint import load_model, read_checkpoint
 from llm.errors import UserError
 
 
@@ -31,3 +31,22 @@ def test_a_checkpoint_of_another_program_is_refused(content: object, tmp_path: P
     torch.save(content, tmp_path / "other.ckpt")
     with pytest.raises(UserError, match="not written by Labyrinth"):
         read_checkpoint(tmp_path / "other.ckpt")
+
+
+SHAPE = {"vocab_size": 8, "context_length": 4, "n_layers": 1, "d_model": 4, "n_heads": 1}
+
+
+@pytest.mark.parametrize(
+    ("contents", "reason"),
+    [
+        ({}, "KeyError: 'gpt'"),
+        ({"gpt": {"n_layer": 1}, "tokenizer": "{}"}, "no field 'n_layer'"),
+        ({"gpt": SHAPE, "tokenizer": "{}"}, "Missing key"),
+    ],
+)
+def test_a_checkpoint_without_a_whole_model_is_one_sentence(contents: dict, reason: str, tmp_path: Path):
+    torch.save({"labyrinth": contents, "state_dict": {}}, tmp_path / "part.ckpt")
+    with pytest.raises(UserError, match=r"part\.ckpt holds no whole model \(.*\): choose another one") as told:
+        load_model(tmp_path / "part.ckpt")
+    assert reason in str(told.value)
+    assert len(str(told.value).splitlines()) == 1

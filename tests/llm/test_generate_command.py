@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from llm.commands.generate import main
+from llm.errors import UserError
 
 
 @pytest.fixture
@@ -46,3 +47,10 @@ def test_a_prompt_can_come_from_standard_input_and_top_k_be_off(
     assert main(["generate", "--checkpoint", "a", "--prompt", "-", "--top_k", "0"]) == 0
     assert capsys.readouterr().out == "Once\nupon a time\n"
     assert (asked["prompt"], asked["top_k"], asked["seed"]) == ("Once\nupon", None, None)
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])  # the second is what Python does in the C locale
+def test_a_prompt_that_is_no_text_is_refused(errors: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8", errors=errors))
+    with pytest.raises(UserError, match="the prompt from standard input is not valid UTF-8"):
+        main(["generate", "--checkpoint", "a", "--prompt", "-"])

@@ -126,7 +126,7 @@ def demand_unchanged(path: Path, before: tuple[int, int]) -> None:
         )
 
 
-def unreadable(path: Path, error: Exception) -> DataError:
+def unreadable(path: Path | str, error: Exception) -> DataError:
     """The one sentence for a file that is gone, damaged or not ours to read."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     reason = (reason or type(error).__name__).splitlines()[0]

@@ -53,9 +53,12 @@ def from_row(
     text = row.get(text_field)
     if text is None and text_field not in row:
         text = row
-        for name in text_field.split("."):
+        names = text_field.split(".")
+        for depth, name in enumerate(names):
             if not isinstance(text, dict) or name not in text:
-                return bad(key, "missing_field", place, f"no field {text_field!r}, it has {_named(row)}")
+                holder = repr(".".join(names[:depth])) if depth else "it"
+                fields = text if isinstance(text, dict) else {}
+                return bad(key, "missing_field", place, f"no field {text_field!r}, {holder} has {_named(fields)}")
             text = text[name]
     return from_value(text, key, text_field, place, url, replaced)
 

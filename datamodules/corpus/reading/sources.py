@@ -70,7 +70,7 @@ def resolve(specs: str | Sequence[str]) -> list[Input]:
     """
     found: dict[Path | str, tuple[Path | None, Input]] = {}  # with the root that the label stands for
     for spec in [specs] if isinstance(specs, str) else specs:
-        for root, item in _expand(str(spec)):
+        for root, item in _expanded(str(spec)):
             # Not Path.resolve, which fails for a link to itself: that is told of as all other files that are not there.
             key = item.source if item.format == "hub" or item.path is None else Path(os.path.realpath(item.path))
             if key not in found or _rank(root) < _rank(found[key][0]):
@@ -102,6 +102,14 @@ def digest(item: Input, files: FileDigests) -> str:
         return files.digest(item.path)
     except OSError as error:
         raise unreadable(item.path or Path(item.source), error) from error
+
+
+def _expanded(spec: str) -> list[tuple[Path | None, Input]]:
+    """`_expand`, where a folder may not be read."""
+    try:
+        return _expand(spec)
+    except OSError as error:
+        raise unreadable(error.filename or spec, error) from error
 
 
 def _expand(spec: str) -> list[tuple[Path | None, Input]]:

@@ -12,13 +12,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from datamodules.artefacts import Artefact
+from datamodules.artefacts import Artefact, Recipe
 from datamodules.corpus.curation import Curation
+from datamodules.corpus.duplicates.minhash import MinHash
 from datamodules.corpus.engine import Engine
 from datamodules.corpus.pipeline import Pipeline
 from datamodules.corpus.shards import read_batches, shards_of
+from datamodules.corpus.steps import ShardTask, Sign, run_steps
+from datamodules.errors import DataError
 
 WORDS = [f"{a}{b}" for a in ("ba", "ne", "ko", "ri", "tu") for b in ("lo", "mi", "sa", "xe")]
 CURATION = {
@@ -154,6 +160,31 @@ def test_only_what_lies_behind_a_change_is_done_again(
     assert "reused" in next(line for line in told.text.splitlines() if "read: " in line)
 
 
+def test_what_workers_were_at_when_another_failed_is_removed(tmp_path: Path) -> None:
+    class Failing:
+        def run(self, tasks: Any) -> Any:
+            (tmp_path / ".sign-1.2.partial").mkdir()
+            (tmp_path / ".sign-1.lock").touch()
+            raise DataError("a file cannot be read")
+
+    task = ShardTask(Recipe("read", 1, {}, {}), tmp_path, lambda folder: {})
+    with pytest.raises(DataError, match="a file cannot be read"):
+        run_steps({"read": [task]}, Failing(), lambda record: None)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_signatures_are_written_and_not_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A mapping ends the process when the disk is full (SIGBUS), and nobody is told why.
+    monkeypatch.setattr(np, "memmap", lambda *_, **__: pytest.fail("mapped"))
+    texts = [prose(n) for n in range(20)]
+    table = pa.table({"text": texts, "size": [len(text) for text in texts]})
+    pq.write_table(table, tmp_path / "documents.parquet")
+    assert Sign(tmp_path / "documents.parquet", MinHash())(tmp_path)["documents"] == 20
+    sketches = MinHash().sketch(pa.array(texts))
+    assert (np.load(tmp_path / "keys.npy") == sketches.keys).all()
+    assert (np.load(tmp_path / "signatures.npy") == sketches.signatures).all()
+
+
 def test_a_disk_without_room_is_found_before_the_work(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +201,7 @@ PROGRAM = f"""
 import sys
 from pathlib import Path
 from datamodules.corpus.curation import Curation
+from datamodules.corpus.duplicates.minhash import MinHash
 from datamodules.corpus.engine import Engine
 from datamodules.corpus.pipeline import Pipeline
 _, corpus, cache, workers = sys.argv

@@ -108,6 +108,8 @@ def test_the_mode_comes_back_after_an_error() -> None:
         ([1], {"top_p": 0}, "top_p is 0"),
         ([1], {"top_p": 1.5}, "top_p is 1.5"),
         ([1], {"max_new_tokens": -1}, "max_new_tokens is -1"),
+        ([1], {"seed": -1}, "seed is -1: it must be 0 to"),
+        ([1], {"seed": 2**64}, "seed is 18446744073709551616"),
     ],
 )
 def test_what_cannot_be_done_is_refused_at_the_call(tokens: list[int], settings: dict, message: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from support.fake_data import TINY, VOCAB, ListDataModule, make_batch, make_module, make_trainer
 
+from llm.errors import UserError
 from llm.model import GPTConfig
 from llm.modules import PretrainModule
 from llm.optim import warmup_cosine, warmup_stable_decay
@@ -59,6 +60,12 @@ def test_the_rate_follows_the_schedule(schedule: str, multiplier: Any):
     watch = Watch()
     fit(make_module(max_tokens=8 * 16, lr=0.5, schedule=schedule, warmup=0.25, decay=0.5, min_lr=0.2), watch)
     assert watch.rates == pytest.approx([0.5 * multiplier(step) for step in range(8)])
+
+
+def test_weights_of_another_shape_are_refused_with_the_settings_that_differ(tmp_path: Path):
+    fit(make_module(max_tokens=2 * 16)).save_checkpoint(tmp_path / "2.ckpt")
+    with pytest.raises(UserError, match=r"do not fit the model \(d_ff 32 -> 48\): use the model settings"):
+        fit(make_module(max_tokens=4 * 16, gpt={**TINY, "d_ff": 48}), ckpt_path=tmp_path / "2.ckpt")
 
 
 def test_a_resumed_run_steps_with_its_own_settings_and_not_with_those_of_the_checkpoint(tmp_path: Path):

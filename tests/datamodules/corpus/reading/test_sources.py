@@ -1,3 +1,4 @@
+import errno
 import os
 from pathlib import Path
 
@@ -137,6 +138,15 @@ def test_links_that_lead_in_circles(tmp_path: Path) -> None:
     (tmp_path / "b.txt").symlink_to("b.txt")
     for spec in (tmp_path, tmp_path / "*.txt"):
         assert "a.txt" in [item.shard for item in resolve(str(spec))]
+
+
+def test_a_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refused)  # root may read everything, so the system would not refuse it here
+    with pytest.raises(DataError, match=r"cannot read .*dataset_dict.json \(Permission denied\); check"):
+        resolve(str(tmp_path))
 
 
 def test_a_file_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
