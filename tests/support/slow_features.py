@@ -4,7 +4,7 @@ import re
 from collections import Counter
 
 from datamodules.corpus.quality.characters import CLOSERS, SENTENCE_ENDS
-from datamodules.corpus.quality.measures import STOP_WORDS
+from datamodules.corpus.quality.layout import STOP_WORDS
 
 
 def slow_features(text: str) -> dict[str, int]:

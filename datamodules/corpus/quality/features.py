@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 
 from datamodules.corpus.quality import measures
-from datamodules.corpus.quality.layout import Layout
-from datamodules.corpus.quality.measures import SHORT_LINE
+from datamodules.corpus.quality.layout import Layout, lay_out
 from datamodules.corpus.quality.repetition import REPEATED, TOP, ngram_repetition
+from datamodules.corpus.quality.scan import SHORT_LINE
 from datamodules.corpus.spans import text_bytes
 
 VERSION = 1  # raised when a value below changes
-SLICE_BYTES = 1 << 20  # of text worked on at once: its arrays stay in the processor's cache
+SLICE_BYTES = 1 << 18  # of text worked on at once: its arrays stay in the processor's cache
 
 
 class Feature(NamedTuple):
@@ -26,44 +26,44 @@ class Feature(NamedTuple):
 
 
 FEATURES = (
-    Feature("characters", measures.characters, "code points of the text"),
-    Feature("newlines", measures.characters, "newline characters"),
-    Feature("letters", measures.letters, "characters that are letters of any script"),
-    Feature("numbers", measures.letters, "characters that are digits or other numbers of any script"),
-    Feature("hash_signs", measures.characters, "characters #"),
-    Feature("curly_brackets", measures.characters, "characters {"),
-    Feature("ellipses", measures.ellipses, "... (three dots, no dot counted twice) or the one character …"),
+    Feature("characters", measures.counts, "code points of the text"),
+    Feature("newlines", measures.counts, "newline characters"),
+    Feature("letters", measures.counts, "characters that are letters of any script"),
+    Feature("numbers", measures.counts, "characters that are digits or other numbers of any script"),
+    Feature("hash_signs", measures.counts, "characters #"),
+    Feature("curly_brackets", measures.counts, "characters {"),
+    Feature("ellipses", measures.counts, "... (three dots, no dot counted twice) or the one character …"),
     Feature("lorem_ipsum", measures.lorem_ipsum, "occurrences of 'lorem ipsum' in any case"),
-    Feature("words", measures.words, "runs of characters that are not white space"),
-    Feature("word_characters", measures.words, "characters of all words"),
-    Feature("letter_words", measures.letter_words, "words with at least one letter"),
+    Feature("words", measures.counts, "runs of characters that are not white space"),
+    Feature("word_characters", measures.counts, "characters of all words"),
+    Feature("letter_words", measures.counts, "words with at least one letter"),
     Feature(
         "stop_words",
-        measures.stop_words,
+        measures.counts,
         "how many of the eight words of STOP_WORDS occur, in small letters, as a word on their own",
     ),
     Feature(
         "sentences",
-        measures.sentences,
+        measures.counts,
         "ends of sentences (. ! ? and the like, then white space), and lines that end without one",
     ),
-    Feature("lines", measures.lines, "lines with at least one word; all that follow about lines is of these"),
-    Feature("longest_line", measures.lines, "characters of the longest line"),
-    Feature("short_lines", measures.lines, f"lines of at most {SHORT_LINE} characters"),
-    Feature("bullet_lines", measures.line_marks, "lines whose first word begins with • or -"),
-    Feature("ellipsis_lines", measures.line_marks, "lines whose last word ends in ... or …"),
-    Feature(
-        "ended_lines", measures.sentences, "lines whose last character is the end of a sentence (. ! ? and the like)"
-    ),
+    Feature("lines", measures.counts, "lines with at least one word; all that follow about lines is of these"),
+    Feature("longest_line", measures.counts, "characters of the longest line"),
+    Feature("short_lines", measures.counts, f"lines of at most {SHORT_LINE} characters"),
+    Feature("bullet_lines", measures.counts, "lines whose first word begins with • or -"),
+    Feature("ellipsis_lines", measures.counts, "lines whose last word ends in ... or …"),
+    Feature("ended_lines", measures.counts, "lines whose last character is the end of a sentence (. ! ? and the like)"),
     Feature("repeated_lines", measures.repeated_lines, "lines with the words of an earlier line of the document"),
     Feature("repeated_line_characters", measures.repeated_lines, "characters of these"),
-    Feature("paragraphs", measures.paragraphs, "runs of lines with no blank line between them"),
+    Feature("paragraphs", measures.counts, "runs of lines with no blank line between them"),
     Feature(
         "repeated_paragraphs",
-        measures.paragraphs,
+        measures.repeated_paragraphs,
         "paragraphs with the words, line by line, of an earlier one of the document",
     ),
-    Feature("repeated_paragraph_characters", measures.paragraphs, "characters of these, newlines inside them too"),
+    Feature(
+        "repeated_paragraph_characters", measures.repeated_paragraphs, "characters of these, newlines inside them too"
+    ),
     *(
         Feature(
             f"top_{n}gram_characters",
@@ -105,7 +105,7 @@ class Features:
         needed = dict.fromkeys(feature.measure for feature in FEATURES if feature.name in self.names)
         parts: list[measures.Columns] = []
         for text in _slices(batch.column(self.column)):
-            layout = Layout(*text_bytes(text))
+            layout = lay_out(*text_bytes(text))
             columns: measures.Columns = {}
             for measure in needed:
                 columns |= measure(layout)

@@ -1,145 +1,75 @@
-"""Where words, lines and paragraphs of several documents stand in their text, for the features of quality filters."""
+"""What the features of quality filters are made of: counts of documents, and their words, lines and paragraphs."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 
 import numpy as np
 
-from datamodules.corpus.quality.characters import CONTINUATION, SPACE, character_flags
-from datamodules.corpus.split import mix
-from datamodules.corpus.words import hash_spans
+from datamodules.corpus.quality import characters
+from datamodules.corpus.quality.scan import COUNTED, SLOTS, scan
 
-NEWLINE = 0x0A
-_PLACE = np.uint64(0x9FB21C651E98DF25)  # an odd constant: a word's place in its line changes what it adds to the hash
-
-
-@dataclass(frozen=True)
-class WordSpans:
-    """Words: bytes [start, end) each, int64; document i has the words `offsets[i]` to `offsets[i + 1]`."""
-
-    starts: np.ndarray
-    ends: np.ndarray
-    offsets: np.ndarray
-
-    @property
-    def counts(self) -> np.ndarray:
-        """int64 [documents]: words of each document."""
-        return np.diff(self.offsets)
+STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")  # Rae et al. 2021, appendix A1.1
 
 
 @dataclass(frozen=True)
 class Spans:
-    """Lines or paragraphs: int64 [n] each; characters without the newline at the end.
+    """Words, lines or paragraphs: document i has those of `offsets[i]` to `offsets[i + 1]`, int64 [documents + 1].
 
-    `words` is where each one's words begin, in the words of all documents.
+    `hashes` uint64 [n] are the same for the same words (line by line in paragraphs), however these are spaced;
+    `characters` int64 [n] are those from the first to the last, without the newline at the end.
     """
 
-    documents: np.ndarray
+    hashes: np.ndarray
     characters: np.ndarray
-    words: np.ndarray
+    offsets: np.ndarray
 
 
+@dataclass(frozen=True)
 class Layout:
     """UTF-8 text of documents one behind the other: `data` uint8 [bytes], `documents` int64 [documents + 1] offsets.
 
     A word is a run of characters that are not white space (Python's `str.split()`). A line ends at a newline and counts
-    if it has a word. A paragraph is a run of lines without a blank one between them.
+    if it has a word. A paragraph is a run of lines without a blank one between them. `counts` has an int64 [documents]
+    for every name of COUNTED.
     """
 
-    def __init__(self, data: np.ndarray, documents: np.ndarray) -> None:
-        self.data, self.documents = data, documents
-        self.flags = character_flags(data)
-        self.newlines = np.flatnonzero(data == NEWLINE)
-        self.words = self._split_words()
-
-    def __len__(self) -> int:
-        return len(self.documents) - 1
-
-    def characters_before(self, at: np.ndarray) -> np.ndarray:
-        """int64: characters (code points) before the bytes `at`, each of which begins a character or ends the text."""
-        return at - np.searchsorted(self._continuation, at)
-
-    @cached_property
-    def _continuation(self) -> np.ndarray:
-        """int64: the bytes that do not begin a character; few in most languages with letters of ASCII."""
-        return np.flatnonzero(self.flags & CONTINUATION)
-
-    @cached_property
-    def word_hashes(self) -> np.ndarray:
-        """uint64 [words]: the same for the same word."""
-        return hash_spans(self.data, self.words.starts, self.words.ends)
-
-    @cached_property
-    def word_documents(self) -> np.ndarray:
-        """int64 [words]: the document of each word."""
-        return np.repeat(np.arange(len(self)), self.words.counts)
-
-    @cached_property
-    def word_characters(self) -> np.ndarray:
-        """int64 [words + 1]: characters of all words before each word."""
-        lengths = self.characters_before(self.words.ends) - self.characters_before(self.words.starts)
-        return np.concatenate(([0], np.cumsum(lengths)))
-
-    def _split_words(self) -> WordSpans:
-        inside = self.flags & SPACE == 0
-        edges = np.empty(self.data.size + 1, dtype=bool)  # between byte i - 1 and i
-        edges[:1], edges[-1:] = True, True
-        np.not_equal(inside[1:], inside[:-1], out=edges[1:-1])
-        edges[self.documents] = True
-        bounds = np.flatnonzero(edges)
-        spans = np.flatnonzero(inside[bounds[:-1]]) if self.data.size else bounds[:0]
-        starts, ends = bounds[spans], bounds[spans + 1]
-        return WordSpans(starts, ends, np.searchsorted(starts, self.documents))
-
-    @cached_property
-    def _segments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """What stands between newlines, blank or not: first byte, byte after the last, first word, word after the last.
-
-        Both kinds of bounds come in order, so that the n-th begin and the n-th end are of one segment.
-        """
-        starts = np.sort(np.concatenate((self.documents[:-1], self.newlines + 1)))
-        ends = np.sort(np.concatenate((self.newlines, self.documents[1:])))
-        return starts, ends, np.searchsorted(self.words.starts, starts), np.searchsorted(self.words.starts, ends)
-
-    @cached_property
-    def lines(self) -> Spans:
-        starts, ends, first, last = self._segments
-        full = np.flatnonzero(last > first)
-        first = first[full]
-        characters = self.characters_before(ends[full]) - self.characters_before(starts[full])
-        return Spans(self.word_documents[first], characters, first)
-
-    @cached_property
-    def last_words(self) -> np.ndarray:
-        """int64 [lines]: the last word of each line."""
-        _, _, first, last = self._segments
-        return last[last > first] - 1
-
-    @cached_property
-    def paragraphs(self) -> Spans:
-        starts, ends, first, last = self._segments
-        full = np.flatnonzero(last > first)
-        begins = np.ones(len(full), dtype=bool)
-        begins[1:] = (np.diff(full) > 1) | (np.diff(self.lines.documents) > 0)
-        begin = np.flatnonzero(begins)
-        end = np.append(begin[1:], len(full))[: len(begin)] - 1
-        characters = self.characters_before(ends[full[end]]) - self.characters_before(starts[full[begin]])
-        return Spans(self.lines.documents[begin], characters, self.lines.words[begin])
-
-    @cached_property
-    def line_hashes(self) -> np.ndarray:
-        """uint64 [lines]: the same for lines of the same words, however these are spaced."""
-        return _hash_runs(self.word_hashes, self.lines.words)
-
-    @cached_property
-    def paragraph_hashes(self) -> np.ndarray:
-        """uint64 [paragraphs]: the same for paragraphs of the same words, line by line."""
-        return _hash_runs(self.line_hashes, np.searchsorted(self.lines.words, self.paragraphs.words))
+    data: np.ndarray
+    documents: np.ndarray
+    counts: dict[str, np.ndarray]
+    words: Spans
+    lines: Spans
+    paragraphs: Spans
 
 
-def _hash_runs(hashes: np.ndarray, begin: np.ndarray) -> np.ndarray:
-    """uint64 [n]: a hash of each run of hashes that begins at `begin` and ends where the next one begins."""
-    if not begin.size:
-        return hashes[:0]
-    place = np.arange(len(hashes)) - np.repeat(begin, np.diff(begin, append=len(hashes)))
-    return np.add.reduceat(mix(hashes + (place.astype(np.uint64) + np.uint64(1)) * _PLACE), begin)
+def lay_out(data: np.ndarray, documents: np.ndarray) -> Layout:
+    return _scanned(data, documents, _stop_words())
+
+
+@cache
+def _stop_words() -> np.ndarray:
+    """uint64 [SLOTS]: hashes of the stop words, each in the slot of its upper bits."""
+    text = np.frombuffer(" ".join(STOP_WORDS).encode(), dtype=np.uint8)
+    slots = np.zeros(SLOTS, dtype=np.uint64)
+    hashes = _scanned(text, np.array([0, len(text)]), slots).words.hashes
+    slots[hashes // np.uint64(2**64 // SLOTS)] = hashes
+    return slots
+
+
+def _scanned(data: np.ndarray, documents: np.ndarray, stop_words: np.ndarray) -> Layout:
+    data = data.view()
+    data.flags.writeable = False  # so that the loop is compiled for one kind of array
+    n = len(documents) - 1
+    room = (data.size + n) // 2 + 1  # a word takes two bytes, with what separates it
+    hashes, lengths = np.empty((3, room), dtype=np.uint64), np.empty((3, room), dtype=np.int64)
+    offsets = np.empty((3, n + 1), dtype=np.int64)
+    counts = np.empty((n, len(COUNTED)), dtype=np.int64)
+    pages = np.ones(1, dtype=bool)
+    while pages.any():
+        pages = np.zeros(len(characters.FLAGS), dtype=bool)
+        scan(
+            data, documents, characters.FLAGS, stop_words, counts,
+            hashes[0], lengths[0], hashes[1], lengths[1], hashes[2], lengths[2], offsets, pages,
+        )  # fmt: skip
+        characters.learn(pages)
+    spans = (Spans(hashes[kind, : of[-1]], lengths[kind, : of[-1]], of) for kind, of in enumerate(offsets))
+    return Layout(data, documents, dict(zip(COUNTED, counts.T, strict=True)), *spans)

@@ -2,100 +2,145 @@
 
 import numpy as np
 
+from datamodules.corpus.compiled import compiled
 from datamodules.corpus.quality.layout import Layout, Spans
 
 TOP = (2, 3, 4)  # sizes of n-grams whose most frequent one is measured
 REPEATED = (5, 6, 7, 8, 9, 10)  # sizes of n-grams whose repetitions are measured
 
-_WORD = np.uint64(0xD6E8FEB86659FD93)  # odd constants, so that neither words nor documents can change places
-_DOCUMENT = np.uint64(0xA24BAED4963EE407)
-_FIRST_BITS = 32  # of a score: how often an n-gram stands in its document, then how early
+_SMALLEST, _LARGEST, _LARGEST_TOP, _SMALLEST_REPEATED = TOP[0], REPEATED[-1], TOP[-1], REPEATED[0]
+_PAIR = np.uint64(0xD6E8FEB86659FD93)  # an odd constant, so that two words cannot change places
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd
+_HALF = np.uint64(32)  # bits
 
 
-def span_repetition(spans: Spans, hashes: np.ndarray, documents: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each document, the lines (or paragraphs) that stand in it earlier already, and their characters; float64."""
-    order = np.lexsort((np.arange(len(hashes)), hashes, spans.documents))
-    hashes, of = hashes[order], spans.documents[order]
-    again = order[1:][(hashes[1:] == hashes[:-1]) & (of[1:] == of[:-1])]
-    counts = np.bincount(spans.documents[again], minlength=documents)
-    return counts, np.bincount(spans.documents[again], weights=spans.characters[again], minlength=documents)
+def span_repetition(spans: Spans) -> tuple[np.ndarray, np.ndarray]:
+    """Of each document, the lines (or paragraphs) that stand in it earlier already, and their characters; int64."""
+    counts, characters = np.zeros((2, len(spans.offsets) - 1), dtype=np.int64)
+    _repeated_spans(spans.hashes, spans.characters, spans.offsets, counts, characters)
+    return counts, characters
 
 
 def ngram_repetition(layout: Layout) -> dict[str, np.ndarray]:
-    """Columns `top_2gram_characters` to `top_4gram_...` and `repeated_5gram_characters` to `repeated_10gram_...`.
+    """Columns `top_2gram_characters` to `top_4gram_...` and `repeated_5gram_characters` to `repeated_10gram_...`."""
+    words = layout.words
+    before = np.concatenate(([0], np.cumsum(words.characters)))
+    names = [f"top_{n}gram_characters" for n in TOP] + [f"repeated_{n}gram_characters" for n in REPEATED]
+    columns = np.zeros((len(names), len(layout.documents) - 1), dtype=np.int64)
+    _repeated_ngrams(words.hashes, before, words.offsets, columns)
+    return dict(zip(names, columns, strict=True))
 
-    Only n-grams that stand at least twice in a document are looked at; those of n + 1 words begin where two of n words
-    follow each other, so that each size leaves fewer to the next.
+
+@compiled
+def _find_earlier(keys: np.ndarray, count: int, table: np.ndarray, earliest: np.ndarray) -> None:
+    """Write for each of the keys, uint64, the place of the first one that equals it.
+
+    `table` is a hash table (open addressing) that keeps places of keys, with room for four times as many.
     """
-    hashes, documents = layout.word_hashes, layout.word_documents
-    at = np.flatnonzero(documents[1:] == documents[:-1])
-    keys = hashes[at] * _WORD + hashes[at + 1] + documents[at].astype(np.uint64) * _DOCUMENT
-    columns: dict[str, np.ndarray] = {}
-    for n in range(TOP[0], REPEATED[-1] + 1):
-        members, groups = _repeated(keys)
-        at = at[members]
-        if n in TOP:
-            columns[f"top_{n}gram_characters"] = _top(layout, at, groups, n)
-        if n in REPEATED:
-            taken = _taken(at, groups, n)
-            characters = layout.word_characters[taken + n] - layout.word_characters[taken]
-            columns[f"repeated_{n}gram_characters"] = np.bincount(
-                documents[taken], weights=characters, minlength=len(layout)
-            )
-        longer = np.flatnonzero(at[1:] == at[:-1] + 1)
-        at, keys = at[longer], groups[longer] * (len(at) + 1) + groups[longer + 1]
-    return columns
+    bits = 1
+    while 1 << bits < 2 * count:
+        bits += 1
+    mask, shift = (1 << bits) - 1, np.uint64(64 - bits)
+    table[: 1 << bits] = -1
+    for place in range(count):
+        key = keys[place]
+        slot = np.int64(((key ^ key >> _HALF) * _SPREAD) >> shift)
+        while table[slot] >= 0 and keys[table[slot]] != key:
+            slot = slot + 1 & mask
+        if table[slot] < 0:
+            table[slot] = place
+        earliest[place] = table[slot]
 
 
-def _repeated(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which keys occur more than once, in their order, and a number from 0 for each different one; int64 [m]."""
-    order = np.argsort(keys)
-    ordered = keys[order]
-    same = np.concatenate(([False], ordered[1:] == ordered[:-1], [False]))[: len(keys) + 1]
-    repeated = same[:-1] | same[1:]
-    groups = np.cumsum(repeated & ~same[:-1])[repeated] - 1
-    members = order[repeated]
-    group_of = np.full(len(keys), -1)
-    group_of[members] = groups
-    members = np.flatnonzero(group_of >= 0)
-    return members, group_of[members]
+@compiled
+def _longest(offsets: np.ndarray) -> int:
+    most = 0
+    for document in range(len(offsets) - 1):
+        most = max(most, offsets[document + 1] - offsets[document])
+    return most
 
 
-def _top(layout: Layout, at: np.ndarray, groups: np.ndarray, n: int) -> np.ndarray:
-    """int64 [documents]: characters of each document's most frequent n-gram, one space between words, times its count.
+@compiled
+def _repeated_spans(
+    hashes: np.ndarray, lengths: np.ndarray, offsets: np.ndarray, counts: np.ndarray, characters: np.ndarray
+) -> None:
+    room = _longest(offsets)
+    table, earliest = np.empty(4 * room + 2, dtype=np.int32), np.empty(room, dtype=np.int32)
+    for document in range(len(offsets) - 1):
+        first, count = offsets[document], offsets[document + 1] - offsets[document]
+        _find_earlier(hashes[first:], count, table, earliest)
+        for place in range(count):
+            again = earliest[place] < place
+            counts[document] += again
+            characters[document] += again * lengths[first + place]
+
+
+@compiled
+def _repeated_ngrams(hashes: np.ndarray, before: np.ndarray, offsets: np.ndarray, columns: np.ndarray) -> None:
+    """Only n-grams that stand at least twice in a document are looked at; those of n + 1 words begin where two of n
+    words follow each other, so that each size leaves fewer to the next.
+    """
+    room = _longest(offsets)
+    table, group, times = np.empty(4 * room + 2, np.int32), np.empty(room, np.int32), np.empty(room, np.int32)
+    keys, at = np.empty(room, np.uint64), np.empty(room, np.int64)
+    for document in range(len(offsets) - 1):
+        first, words = offsets[document], offsets[document + 1] - offsets[document]
+        count = max(words - 1, 0)
+        for place in range(count):
+            at[place] = first + place
+            keys[place] = hashes[first + place] * _PAIR + hashes[first + place + 1]
+        for n in range(_SMALLEST, _LARGEST + 1):
+            _find_earlier(keys, count, table, group)
+            times[:count] = 0
+            for place in range(count):
+                times[group[place]] += 1
+            if n <= _LARGEST_TOP:
+                columns[n - _SMALLEST, document] = _top(first, words, n, at, group, times, count, before)
+            # Those that stand once go.
+            kept = 0
+            for place in range(count):
+                at[kept], group[kept] = at[place], group[place]
+                kept += times[group[place]] > 1
+            count = kept
+            if n >= _SMALLEST_REPEATED:
+                columns[n - _SMALLEST, document] = _read_again(at, group, times, count, n, before)
+            kept = 0
+            for place in range(count - 1):
+                keys[kept] = np.uint64(group[place]) << _HALF | np.uint64(group[place + 1])
+                at[kept] = at[place]
+                kept += at[place + 1] == at[place] + 1
+            count = kept
+
+
+@compiled
+def _top(
+    first: int, words: int, n: int, at: np.ndarray, group: np.ndarray, times: np.ndarray, count: int, before: np.ndarray
+) -> int:
+    """Characters of the most frequent n-gram, one space between words, times its count.
 
     The earlier one of equally frequent ones. A document without repeated n-grams has its first one, once.
     """
-    words = layout.words
-    first = words.offsets[:-1].copy()
-    times = (words.counts >= n).astype(np.int64)
-    counts = np.bincount(groups)
-    where = np.full(len(counts), len(words.starts))
-    np.minimum.at(where, groups, at)
-    scores = np.zeros(len(layout), dtype=np.int64)
-    limit = (1 << _FIRST_BITS) - 1
-    np.maximum.at(scores, layout.word_documents[where], (counts << _FIRST_BITS) + limit - where)
-    found = np.flatnonzero(scores)
-    times[found], first[found] = scores[found] >> _FIRST_BITS, limit - (scores[found] & limit)
-    end = np.minimum(first + n, len(words.starts))
-    return times * (layout.word_characters[end] - layout.word_characters[first] + n - 1)
+    if words < n:
+        return 0
+    best, most = first, 1
+    for place in range(count):
+        if times[place] > most:
+            best, most = at[place], int(times[place])
+    return most * (before[best + n] - before[best] + n - 1)
 
 
-def _taken(at: np.ndarray, groups: np.ndarray, n: int) -> np.ndarray:
-    """int64 [m]: the n-grams that a reader from left to right counts as repeated, none of which overlap.
+@compiled
+def _read_again(at: np.ndarray, group: np.ndarray, times: np.ndarray, count: int, n: int, before: np.ndarray) -> int:
+    """Characters of the n-grams that a reader from left to right counts as repeated, none of which overlap.
 
     The reader notes the n-gram at each word it comes to. One that it has noted before counts, and the reader goes on
-    behind its last word, so what begins inside is not noted. Each step hangs on the one before: a loop, but only over
-    n-grams that occur twice in their document, one in a hundred words of ordinary prose. None reaches into the next
-    document, so all documents are read as one.
+    behind its last word, so what begins inside is not noted.
     """
-    noted = bytearray(int(groups.max(initial=-1)) + 1)
-    taken = []
-    following = 0
-    for place, group in zip(at.tolist(), groups.tolist(), strict=True):
-        if place >= following:
-            if noted[group]:
-                taken.append(place)
-                following = place + n
-            noted[group] = True
-    return np.array(taken, dtype=np.int64)
+    characters = following = 0
+    for place in range(count):
+        if at[place] >= following:
+            if times[group[place]] < 0:
+                characters += before[at[place] + n] - before[at[place]]
+                following = at[place] + n
+            times[group[place]] = -1  # noted
+    return characters

@@ -5,7 +5,6 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
@@ -13,9 +12,9 @@ from hypothesis import strategies as st
 from support.slow_features import slow_features
 
 from datamodules.corpus.quality import features as module
-from datamodules.corpus.quality.characters import CLOSERS, SENTENCE_ENDS, character_widths
+from datamodules.corpus.quality.characters import CLOSERS, SENTENCE_ENDS
 from datamodules.corpus.quality.features import ALL, FEATURES, Features, in_order
-from datamodules.corpus.quality.measures import STOP_WORDS
+from datamodules.corpus.quality.layout import STOP_WORDS
 
 # Texts in which every rule has something to find: words that repeat, and all that a rule looks for.
 PIECES = (
@@ -110,11 +109,6 @@ def test_what_unicode_says_is_what_python_says():
     row = table([every]).to_pylist()[0]
     assert row["letters"] == sum(character.isalpha() for character in every)
     assert row["words"] == len(every.split())
-
-
-def test_widths_of_characters():
-    data = np.frombuffer("aé一😀".encode(), dtype=np.uint8)
-    assert character_widths(data, np.array([0, 1, 3, 6])).tolist() == [1, 2, 3, 4]
 
 
 def test_real_texts(shared_data: Path):
