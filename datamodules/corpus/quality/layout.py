@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import pyarrow as pa
 
 from datamodules.corpus.quality import characters
 from datamodules.corpus.quality.scan import COUNTED, SLOTS, scan
@@ -55,12 +56,17 @@ def _stop_words() -> np.ndarray:
     return slots
 
 
+def _room(rows: int, columns: int) -> np.ndarray:
+    """int64 [rows, columns] from Arrow's pool, which keeps freed memory where NumPy gives it back and has it zeroed."""
+    return np.frombuffer(pa.allocate_buffer(8 * rows * columns), dtype=np.int64).reshape(rows, columns)
+
+
 def _scanned(data: np.ndarray, documents: np.ndarray, stop_words: np.ndarray) -> Layout:
     data = data.view()
     data.flags.writeable = False  # so that the loop is compiled for one kind of array
     n = len(documents) - 1
     room = (data.size + n) // 2 + 1  # a word takes two bytes, with what separates it
-    hashes, lengths = np.empty((3, room), dtype=np.uint64), np.empty((3, room), dtype=np.int64)
+    hashes, lengths = _room(3, room).view(np.uint64), _room(3, room)
     offsets = np.empty((3, n + 1), dtype=np.int64)
     counts = np.empty((n, len(COUNTED)), dtype=np.int64)
     pages = np.ones(1, dtype=bool)

@@ -95,7 +95,7 @@ def _repeated_ngrams(hashes: np.ndarray, before: np.ndarray, offsets: np.ndarray
             for place in range(count):
                 times[group[place]] += 1
             if n <= _LARGEST_TOP:
-                columns[n - _SMALLEST, document] = _top(first, words, n, at, group, times, count, before)
+                columns[n - _SMALLEST, document] = _top(first, words, n, at, times, count, before)
             # Those that stand once go.
             kept = 0
             for place in range(count):
@@ -113,9 +113,7 @@ def _repeated_ngrams(hashes: np.ndarray, before: np.ndarray, offsets: np.ndarray
 
 
 @compiled
-def _top(
-    first: int, words: int, n: int, at: np.ndarray, group: np.ndarray, times: np.ndarray, count: int, before: np.ndarray
-) -> int:
+def _top(first: int, words: int, n: int, at: np.ndarray, times: np.ndarray, count: int, before: np.ndarray) -> int:
     """Characters of the most frequent n-gram, one space between words, times its count.
 
     The earlier one of equally frequent ones. A document without repeated n-grams has its first one, once.
