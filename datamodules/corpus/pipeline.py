@@ -30,7 +30,9 @@ log = logging.getLogger(__name__)
 
 VERSION = 3  # raised when the same inputs and settings give other documents
 WORK = "work"  # folder of the cache in which the steps of the shards lie
-ROOM = 0.5  # bytes of disk that are needed at least for a byte of input: text twice, compressed, and its measures
+# Bytes of disk that are needed at least for a byte of input: half of it may be markup, the rest is kept as text, and once
+# more compressed. Plain text needs about 1.5, with what near-duplicates are found by 1.9.
+ROOM = 0.5
 
 
 @dataclass(frozen=True)
