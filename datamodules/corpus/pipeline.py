@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 
 VERSION = 3  # raised when the same inputs and settings give other documents
 WORK = "work"  # folder of the cache in which the steps of the shards lie
-# Bytes of disk that are needed at least for a byte of input: half of it may be markup, the rest is kept as text, and once
-# more compressed. Plain text needs about 1.5, with what near-duplicates are found by 1.9.
+# Bytes of disk that are needed at least for a byte of input, as much of it may be markup. Plain text needs about 1.5,
+# kept as it is and once more compressed; what near-duplicates are found by is another 0.4.
 ROOM = 0.5
 
 
