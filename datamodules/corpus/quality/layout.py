@@ -43,6 +43,7 @@ class Layout:
 
 
 def lay_out(data: np.ndarray, documents: np.ndarray) -> Layout:
+    """What there is to find in the text; `data` and `documents` are as in Layout."""
     return _scanned(data, documents, _stop_words())
 
 

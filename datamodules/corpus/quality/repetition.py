@@ -77,8 +77,10 @@ def _repeated_spans(
 
 @compiled
 def _repeated_ngrams(hashes: np.ndarray, before: np.ndarray, offsets: np.ndarray, columns: np.ndarray) -> None:
-    """Only n-grams that stand at least twice in a document are looked at; those of n + 1 words begin where two of n
-    words follow each other, so that each size leaves fewer to the next.
+    """Write a row for each size: characters of the most frequent n-gram or of those read again, int64 [documents].
+
+    Only n-grams that stand at least twice in a document are looked at; those of n + 1 words begin where two of n words
+    follow each other, so that each size leaves fewer to the next. `before` are the characters of all words before each.
     """
     room = _longest(offsets)
     table, group, times = np.empty(4 * room + 2, np.int32), np.empty(room, np.int32), np.empty(room, np.int32)

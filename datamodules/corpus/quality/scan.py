@@ -6,7 +6,7 @@ from datamodules.corpus.compiled import compiled
 
 # Flags of a character. MARK: one that is looked at for its own sake; UNKNOWN: its flags are not worked out yet.
 LETTER, NUMBER, SPACE, TERMINAL, CLOSING, MARK, UNKNOWN = 1, 2, 4, 8, 16, 32, 64
-_STOPS = SPACE | TERMINAL | CLOSING | MARK | UNKNOWN
+_STOPS = SPACE | TERMINAL | CLOSING | MARK  # what `_find_stops` finds of ASCII; of other characters it finds all
 
 SHORT_LINE = 30  # characters (FineWeb)
 CLOSERS_AT_MOST = 2  # quotes and brackets between the end of a sentence and the white space behind it

@@ -48,6 +48,7 @@ def assert_features(documents: Sequence[str]) -> None:
 @given(st.lists(texts, max_size=8))
 @example(["..", ".", "...", "a", "", "\n", "", "b.\n", ".", '"', "x", "\n\na\n\na"])
 @example(["a.", '" b', "a b\nb a\nb  a", "c\nd\n\nd\nc"])
+@example(["a.. b.", ".. ..", "..", ".", 'a.") b', "a.\"') b", "a.') ) b.'", "a.'\"", ")"])
 @example(["....... ...", "a..", "..b", "a.)", ")", "a.", "'", "…", "-"])
 def test_features_are_those_of_plain_python(documents: list[str]):
     assert_features([text.encode(errors="ignore").decode() for text in documents])
