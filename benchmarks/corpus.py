@@ -6,7 +6,7 @@
 The text is made from the C4 sample, the tiny stories and the novels in pieces: copies in which every eighth word is
 drawn from the whole, so that documents differ. `rate` has all stages on; CPU time counts the processes of this
 machine that did the work, over the bytes read. `memory` runs one worker on the text and on so many times as much, in a
-process of its own, whose peak (VmHWM) it prints. `datasets` runs on five times the text, as half a second goes into
+process of its own, whose peak (VmHWM) it prints. `datasets` runs on five times the text, as a second goes into
 starting our workers whatever the size. For MinHash, filters and encoding see the benchmarks of their own.
 """
 

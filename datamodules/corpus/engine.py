@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 Task = Callable[[], dict[str, Any]]  # what comes back must be JSON
 
 IDLE = 5.0  # seconds after which processes without work end; the steps of a run follow each other faster
-SMALL_BYTES = 32 << 20  # of input
+SMALL_BYTES = 64 << 20  # of input; two workers are as fast as one there
 ATTEMPTS = 3  # a worker that died (a node that went away, memory that ran out) is replaced this often
 
 
@@ -59,7 +59,7 @@ class Engine:
 
     def fit(self, size: int) -> "Engine":
         """The engine for so many bytes of input: where nobody said how many workers, few bytes are not worth starting
-        processes, half a second each.
+        processes, a second each.
         """
         return replace(self, workers=1) if self.workers is None and size < SMALL_BYTES else self
 
