@@ -31,6 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 CASES = {
     "command": (["fitt"], 2, ["'fitt'", "did you mean 'fit'"]),
     "option": (["fit", *TINY, "--trainer.precison=32"], 2, ["--trainer.precison", "--trainer.precision"]),
+    "beginning of an option": (["fit", *TINY, "--trainer.max_ste=3"], 2, ["did you mean '--trainer.max_steps'"]),
     "model option": (["fit", *TINY, "--model.learning=1"], 2, ["learning"]),
     "data option": (["fit", *TINY, "--data.source=x"], 2, ["source", "did you mean '--data.sources'"]),
     "type": (["fit", *TINY, "--model.lr=fast"], 2, ["lr", "float", "fast"]),
