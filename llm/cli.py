@@ -44,6 +44,15 @@ _KNOWN_WARNINGS = (
     ".*The dirpath has changed from.*",  # a run that branches off a checkpoint has its own folder
 )
 
+# Those that have settings on the command line, and their names there.
+CALLBACKS: dict[str, type[L.Callback]] = {
+    "samples": TextSamples,
+    "throughput": Throughput,
+    "curve": TrainingCurve,
+    "best": ModelCheckpoint,
+    "last": ModelCheckpoint,
+}
+
 LARGEST_SEED = 2**32 - 1  # that NumPy takes
 
 # Hyperparameters that are Lightning's own, or that follow from the data.
@@ -101,11 +110,9 @@ class LabyrinthCLI(LightningCLI):
         """Add the run's name, the callbacks that have settings, and the links from data to model."""
         parser.add_argument("--name", type=str, default=run_name(self.arguments), help="name of the run")
         parser.add_argument("--runs", type=str, default="runs", help="folder in which runs lie")
-        for name, callback in (("samples", TextSamples), ("throughput", Throughput), ("curve", TrainingCurve)):
+        for name, callback in CALLBACKS.items():
             parser.add_lightning_class_args(callback, name)
-        parser.add_lightning_class_args(ModelCheckpoint, "best")
         parser.set_defaults({"best.filename": "best", "best.monitor": "val_bpb", "best.enable_version_counter": False})
-        parser.add_lightning_class_args(ModelCheckpoint, "last")
         parser.set_defaults(
             {"last.filename": "last", "last.save_on_exception": True, "last.enable_version_counter": False}
         )
@@ -152,7 +159,11 @@ class LabyrinthCLI(LightningCLI):
     def _refuse_nulls(self) -> None:
         """UserError for a null where there must be a value: the parser lets it pass for every type."""
         options = self.config[self.config.subcommand]
-        nulls = [name for name in ("name", "runs", "seed_everything") if options[name] is None]
+        whole = ("name", "runs", "seed_everything", "trainer", *CALLBACKS)
+        nulls = [name for name in whole if options[name] is None]
+        for name, callback in CALLBACKS.items():
+            found = null_option(options[name].as_dict(), callback) if options[name] is not None else None
+            nulls += [f"{name}.{found}"] if found else []
         for part, cls in (("data", PretrainDataModule), ("model", PretrainModule)):
             given = options[part]
             if given is not None and given.class_path.rpartition(".")[2] == cls.__name__:
@@ -190,7 +201,7 @@ class LabyrinthCLI(LightningCLI):
             callbacks = [*callbacks, Progress()]
         try:
             return super()._instantiate_trainer(config, [*callbacks, InterruptBetweenSteps()])
-        except (TypeError, ValueError) as error:  # of a setting that it does not take
+        except (TypeError, ValueError, RuntimeError) as error:  # of a setting that it does not take
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
     # ---- running -----------------------------------------------------------------------------------------------
