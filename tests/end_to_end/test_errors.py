@@ -17,6 +17,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("errors")
     write_texts(folder)
     (folder / "damaged.yaml").write_text("model: [1,\n")
+    (folder / "null.yaml").write_text("best: {save_top_k: null}\n")
     (folder / "empty.txt").write_text("")
     (folder / "binary.txt").write_bytes(bytes(range(256)) * 40)
     (folder / "latin.txt").write_bytes("caf\xe9 ".encode("latin-1") * 500)
@@ -41,7 +42,7 @@ CASES = {
     "steps": (["fit", *TINY, "--model.validate_every=0"], 1, ["model.validate_every is 0", "1 or more"]),
     "share": (["fit", *TINY, "--model.warmup=5"], 1, ["model.warmup is 5", "0 to 1"]),
     "null": (["fit", *TINY, "--model.lr=null"], 1, ["model.lr is null"]),
-    "null of a callback": (["fit", *TINY, "--best.save_top_k=null"], 1, ["best.save_top_k is null"]),
+    "null of a callback": (["fit", *TINY, "--config", "null.yaml"], 1, ["best.save_top_k is null"]),
     "heads": (
         ["fit", *TINY, "--model.gpt={n_heads: 4, n_kv_heads: 3}"],
         1,
