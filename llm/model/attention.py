@@ -23,10 +23,11 @@ class Attention(nn.Module):
         self.layer = layer
         self.head_dim = config.head_dim
         self.dropout = config.dropout
+        self.window = config.sliding_window
         width, kv_width = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-        self.query = nn.Linear(config.d_model, width, bias=config.bias)
-        self.key = nn.Linear(config.d_model, kv_width, bias=config.bias)
-        self.value = nn.Linear(config.d_model, kv_width, bias=config.bias)
+        self.query = nn.Linear(config.d_model, width, bias=config.qkv_bias)
+        self.key = nn.Linear(config.d_model, kv_width, bias=config.qkv_bias)
+        self.value = nn.Linear(config.d_model, kv_width, bias=config.qkv_bias)
         self.output = nn.Linear(width, config.d_model, bias=config.bias)
         self.query_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
         self.key_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
@@ -41,19 +42,26 @@ class Attention(nn.Module):
             query, key = rotate(query, angles), rotate(key, angles)
         if cache is not None:
             key, value = cache.append(self.layer, key, value)
-        if key.shape[1] == query.shape[1]:
-            mixed = causal_attention(query, key, value, self.dropout if self.training else 0.0)
+        dropout = self.dropout if self.training else 0.0
+        if key.shape[1] == query.shape[1] and not self._window_matters(key):
+            mixed = causal_attention(query, key, value, dropout)
         else:
-            mixed = _attend_to_cached(query, key, value)
+            mixed = _attend_by_mask(query, key, value, self.window, dropout)
         return self.output(mixed.flatten(2))
 
+    def _window_matters(self, key: Tensor) -> bool:
+        return self.window is not None and key.shape[1] > self.window
 
-def _attend_to_cached(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+
+def _attend_by_mask(query: Tensor, key: Tensor, value: Tensor, window: int | None, dropout: float) -> Tensor:
     """Queries [B, T, H, D] that are the last tokens of the keys and values [B, T before too, H or fewer, D]."""
     n_queries, n_keys = query.shape[1], key.shape[1]
+    before = n_keys - n_queries
     mask = None  # a single last token sees all
-    if n_queries > 1:
-        mask = torch.ones(n_queries, n_keys, dtype=torch.bool, device=query.device).tril(n_keys - n_queries)
+    if n_queries > 1 or (window is not None and n_keys > window):
+        mask = torch.ones(n_queries, n_keys, dtype=torch.bool, device=query.device).tril(before)
+    if mask is not None and window is not None:
+        mask = mask.triu(before - window + 1)
     grouped = query.shape[2] != key.shape[2]
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))  # B H T D
-    return F.scaled_dot_product_attention(query, key, value, mask, enable_gqa=grouped).transpose(1, 2)
+    return F.scaled_dot_product_attention(query, key, value, mask, dropout, enable_gqa=grouped).transpose(1, 2)

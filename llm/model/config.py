@@ -1,14 +1,13 @@
 """GPTConfig: everything that decides the shape and the starting weights of a GPT."""
 
 import dataclasses
-import difflib
 from dataclasses import dataclass
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, get_args, get_origin, get_type_hints
 
-
-class ConfigError(ValueError):
-    """A model that cannot be built: one sentence with the value, the limit and the remedy."""
-
+from llm.model.errors import ConfigError, nearest
+from llm.model.presets import PRESETS
+from llm.model.rope_scaling import RopeScaling
 
 # The default of a field that follows from the others: __post_init__ puts the value in, so readers always see an int.
 _DERIVED: Any = None
@@ -31,11 +30,17 @@ class GPTConfig:
             parameters of two, 8/3 d_model rounded up to a multiple of 64 (Shazeer 2020).
         position: `rope` turns queries and keys by their position (Su et al. 2021); `learned` adds a vector a position.
         rope_theta: base of RoPE's wavelengths; larger for longer contexts.
+        rope_scaling: how RoPE is stretched beyond the context that a model was trained on (llm/model/rope_scaling.py).
+        sliding_window: a token sees itself and the sliding_window - 1 tokens before it, in every layer (Beltagy et al.
+            2020; as in Mistral 7B). None: all before it.
         norm: `rmsnorm` (Zhang & Sennrich 2019) or `layernorm`.
         norm_eps: added to the variance by every norm.
         feedforward: `swiglu` (Shazeer 2020), `gelu` (tanh form, as in GPT-2) or `relu2` (So et al. 2021).
         qk_norm: RMS-normalise each query and key head, with a learned weight, before RoPE (as in Qwen3).
         bias: give every linear map but the head, and LayerNorm, a bias.
+        qkv_bias: give the query, key and value maps a bias, whatever the others have (as in Qwen2). Default: `bias`.
+        logit_soft_cap: bound the logits smoothly, cap · tanh(logits / cap) (as in Gemma 2).
+            None: off.
         tie_embeddings: the head's weight is the embedding's.
         dropout: probability, on the embedding, the attention weights and each residual branch (as in GPT-2).
         init: `gpt2` or `fan_in`; the formulas stand in llm/model/init.py.
@@ -56,11 +61,15 @@ class GPTConfig:
     d_ff: int = _DERIVED
     position: Literal["rope", "learned"] = "rope"
     rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    sliding_window: int | None = None
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     norm_eps: float = 1e-5
     feedforward: Literal["swiglu", "gelu", "relu2"] = "swiglu"
     qk_norm: bool = False
     bias: bool = False
+    qkv_bias: bool = _DERIVED
+    logit_soft_cap: float | None = None
     tie_embeddings: bool = False
     dropout: float = 0.0
     init: Literal["gpt2", "fan_in"] = "fan_in"
@@ -69,6 +78,8 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         given = {field.name for field in dataclasses.fields(self) if getattr(self, field.name) is not None}
+        if isinstance(self.rope_scaling, dict):
+            object.__setattr__(self, "rope_scaling", RopeScaling.from_dict(self.rope_scaling))
         for name, kind in _FIELD_TYPES.items():
             if name in given:
                 _check_type(name, kind, getattr(self, name))
@@ -80,6 +91,8 @@ class GPTConfig:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - the dataclass is frozen
         if self.n_kv_heads is None:
             put("n_kv_heads", self.n_heads)
+        if self.qkv_bias is None:
+            put("qkv_bias", self.bias)
         if self.head_dim is None and self.n_heads:
             put("head_dim", self.d_model // self.n_heads)
         if self.d_ff is None:
@@ -98,8 +111,8 @@ class GPTConfig:
         ):
             if getattr(self, name) is None or getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        for name in ("rope_theta", "norm_eps"):
-            if not getattr(self, name) > 0:
+        for name in ("rope_theta", "norm_eps", "logit_soft_cap", "sliding_window"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be above 0")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}: it is a probability, at least 0 and below 1")
@@ -114,6 +127,8 @@ class GPTConfig:
             )
         if self.position == "rope" and self.head_dim % 2:
             raise ConfigError(f"head_dim {self.head_dim} is odd: RoPE turns pairs of dimensions, so it must be even")
+        if self.rope_scaling is not None and self.position != "rope":
+            raise ConfigError(f"rope_scaling goes with position 'rope', not {self.position!r}: drop one")
         if self.tie_embeddings and self.zero_init_head:
             raise ConfigError("zero_init_head with tie_embeddings would start every embedding at zero: drop one")
 
@@ -122,21 +137,21 @@ class GPTConfig:
     @classmethod
     def presets(cls) -> tuple[str, ...]:
         """The names that `preset` knows."""
-        return tuple(_PRESETS)
+        return tuple(PRESETS)
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> Self:
         """The named shape, with the fields in `overrides` changed."""
-        if name not in _PRESETS:
-            raise ConfigError(f"there is no preset {name!r}: {_nearest(name, _PRESETS)}")
-        return cls.from_dict({**_PRESETS[name], **overrides})
+        if name not in PRESETS:
+            raise ConfigError(f"there is no preset {name!r}: {nearest(name, PRESETS)}")
+        return cls.from_dict({**PRESETS[name], **overrides})
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of `to_dict`; fields with a default may be missing."""
         for name in values:
             if name not in _FIELD_TYPES:
-                raise ConfigError(f"GPTConfig has no field {name!r}: {_nearest(name, _FIELD_TYPES)}")
+                raise ConfigError(f"GPTConfig has no field {name!r}: {nearest(name, _FIELD_TYPES)}")
         required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
         missing = [name for name in required if values.get(name) is None]
         if missing:
@@ -162,8 +177,10 @@ class GPTConfig:
         per_block = 2 * norm
         if self.qk_norm:
             per_block += 2 * self.head_dim
+        if self.qkv_bias:
+            per_block += self.head_dim * (self.n_heads + 2 * self.n_kv_heads)
         if self.bias:
-            per_block += self.head_dim * (self.n_heads + 2 * self.n_kv_heads) + self.d_model
+            per_block += self.d_model
             per_block += self.d_ff * (2 if self.feedforward == "swiglu" else 1) + self.d_model
         total = self.n_matmul_parameters + self.n_layers * per_block + norm
         if not self.tie_embeddings:
@@ -190,104 +207,22 @@ if TYPE_CHECKING:
 else:
     # Lets a command line check the keys and types of `gpt: {n_layers: 4}` with no second list of the fields.
     _optional = {field.name for field in dataclasses.fields(GPTConfig) if field.default is _DERIVED}
-    GPTOverrides = TypedDict(
-        "GPTOverrides",
-        {name: kind | None if name in _optional else kind for name, kind in _FIELD_TYPES.items()},
-        total=False,
-    )
+    _kinds = {name: kind | None if name in _optional else kind for name, kind in _FIELD_TYPES.items()}
+    # A dictionary stays one, so that a checkpoint holds primitives alone; GPTConfig makes a RopeScaling of it.
+    _kinds["rope_scaling"] = dict[str, int | float | str | None] | None
+    GPTOverrides = TypedDict("GPTOverrides", _kinds, total=False)
 
 
-def _nearest(name: str, known: Any) -> str:
-    matches = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
-    return f"did you mean {matches[0]!r}?" if matches else f"known are {', '.join(known)}"
+_WANTED: dict[Any, str] = {bool: "true or false", RopeScaling: "a mapping with the keys of RopeScaling"}
 
 
 def _check_type(name: str, kind: Any, value: Any) -> None:
+    (kind,) = [part for part in get_args(kind) if part is not NoneType] if NoneType in get_args(kind) else [kind]
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
-            raise ConfigError(f"{name} is {value!r}: {_nearest(value, get_args(kind))}")
+            raise ConfigError(f"{name} is {value!r}: {nearest(value, get_args(kind))}")
     elif kind is float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ConfigError(f"{name} is {value!r}: it must be a number")
     elif type(value) is not kind:
-        raise ConfigError(f"{name} is {value!r}: it must be {'true or false' if kind is bool else 'an integer'}")
-
-
-_GPT2: dict[str, Any] = {
-    "vocab_size": 50257,
-    "context_length": 1024,
-    "position": "learned",
-    "norm": "layernorm",
-    "feedforward": "gelu",
-    "bias": True,
-    "tie_embeddings": True,
-    "init": "gpt2",
-}
-
-_PRESETS: dict[str, dict[str, Any]] = {
-    # Radford et al. 2019, table 2. Its dropout of 0.1 is left at 0: it only pays when text is seen many times.
-    "gpt2-124m": {**_GPT2, "n_layers": 12, "d_model": 768, "n_heads": 12},
-    "gpt2-355m": {**_GPT2, "n_layers": 24, "d_model": 1024, "n_heads": 16},
-    "gpt2-774m": {**_GPT2, "n_layers": 36, "d_model": 1280, "n_heads": 20},
-    "gpt2-1.5b": {**_GPT2, "n_layers": 48, "d_model": 1600, "n_heads": 25},
-    # Learns in minutes on a laptop: narrow, so that many steps fit, with a small vocabulary.
-    "tiny": {
-        "vocab_size": 2048,
-        "context_length": 256,
-        "n_layers": 4,
-        "d_model": 128,
-        "n_heads": 2,
-        "qk_norm": True,
-    },
-    # Tied below a billion parameters, where a second vocabulary table would take a fifth of them, and deep rather than
-    # wide (Liu et al. 2024, MobileLLM, sections 2.2.1-2.2.3). GQA from 120m on, where the KV cache begins to weigh.
-    "30m": {
-        "vocab_size": 8192,
-        "context_length": 512,
-        "n_layers": 8,
-        "d_model": 512,
-        "n_heads": 8,
-        "qk_norm": True,
-        "tie_embeddings": True,
-    },
-    "120m": {
-        "vocab_size": 32768,
-        "context_length": 1024,
-        "n_layers": 15,
-        "d_model": 768,
-        "n_heads": 12,
-        "n_kv_heads": 4,
-        "qk_norm": True,
-        "tie_embeddings": True,
-    },
-    # The shape of TinyLlama 1.1B (Zhang et al. 2024, table 1).
-    "1b": {
-        "vocab_size": 32000,
-        "context_length": 2048,
-        "n_layers": 22,
-        "d_model": 2048,
-        "n_heads": 32,
-        "n_kv_heads": 4,
-        "d_ff": 5632,
-    },
-    # The shape of Llama 2 7B (Touvron et al. 2023).
-    "7b": {
-        "vocab_size": 32000,
-        "context_length": 4096,
-        "n_layers": 32,
-        "d_model": 4096,
-        "n_heads": 32,
-        "d_ff": 11008,
-    },
-    # The shape of Llama 3 70B (Grattafiori et al. 2024, table 3; vocabulary and context of the first release).
-    "70b": {
-        "vocab_size": 128256,
-        "context_length": 8192,
-        "n_layers": 80,
-        "d_model": 8192,
-        "n_heads": 64,
-        "n_kv_heads": 8,
-        "d_ff": 28672,
-        "rope_theta": 500_000.0,
-    },
-}
+        raise ConfigError(f"{name} is {value!r}: it must be {_WANTED.get(kind, 'an integer')}")

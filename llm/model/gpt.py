@@ -11,7 +11,7 @@ from llm.model.cache import KVCache
 from llm.model.config import GPTConfig
 from llm.model.feedforward import FeedForward, GatedFeedForward
 from llm.model.init import init_weights
-from llm.model.loss import head_and_loss
+from llm.model.loss import head_and_loss, soft_cap
 from llm.model.norm import build_norm
 from llm.model.position import Angles, rotary_angles
 
@@ -91,7 +91,15 @@ class GPT(nn.Module):
         if self.position_embedding is not None:
             x = x + self.position_embedding.weight[start : start + length]
         else:
-            angles = rotary_angles(start, length, config.n_heads, config.head_dim, config.rope_theta, tokens.device)
+            angles = rotary_angles(
+                start,
+                length,
+                config.n_heads,
+                config.head_dim,
+                config.rope_theta,
+                tokens.device,
+                config.rope_scaling,
+            )
         x = self.dropout(x)
         for block in self.blocks:
             x = block(x, angles, cache)
@@ -100,5 +108,5 @@ class GPT(nn.Module):
         x = self.norm(x)
         head = self.embedding if self.head is None else self.head
         if targets is not None:
-            return head_and_loss(x, head.weight, targets)
-        return F.linear(x, head.weight)  # B T V
+            return head_and_loss(x, head.weight, targets, config.logit_soft_cap)
+        return soft_cap(F.linear(x, head.weight), config.logit_soft_cap)  # B T V

@@ -29,13 +29,18 @@ def next_token_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return nll, (targets != IGNORED).sum()
 
 
-def head_and_loss(x: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """`next_token_loss` of the logits x @ weight.T, for x [B, T, d_model] and the head's weight [V, d_model].
+def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
+    """The logits, bounded to ±cap by cap · tanh(logits / cap) where there is a cap (Bello et al. 2017)."""
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def head_and_loss(x: Tensor, weight: Tensor, targets: Tensor, cap: float | None = None) -> tuple[Tensor, Tensor]:
+    """`next_token_loss` of the capped logits x @ weight.T, for x [B, T, d_model] and the head's weight [V, d_model].
 
     On a CPU in full precision, where memory is the bottleneck, the logits are made and used a chunk of rows at a time.
     """
     plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if not plain:
-        return next_token_loss(F.linear(x, weight), targets)
+    if not plain or cap is not None:
+        return next_token_loss(soft_cap(F.linear(x, weight), cap), targets)
     nll = linear_cross_entropy(x.flatten(0, 1), weight, targets.flatten(), IGNORED, _ROWS)
     return nll, (targets != IGNORED).sum()

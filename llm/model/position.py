@@ -4,11 +4,20 @@ import torch
 from torch import Tensor
 
 from llm.model.functions import rotate_half
+from llm.model.rope_scaling import RopeScaling
 
 Angles = tuple[Tensor, Tensor]
 
 
-def rotary_angles(start: int, length: int, n_heads: int, head_dim: int, theta: float, device: torch.device) -> Angles:
+def rotary_angles(
+    start: int,
+    length: int,
+    n_heads: int,
+    head_dim: int,
+    theta: float,
+    device: torch.device,
+    scaling: RopeScaling | None = None,
+) -> Angles:
     """Cosine and sine of the angle of each position and pair of dimensions, the same for every head.
 
     Computed anew for each forward pass, always in float32, and held by no module: a buffer would be cast by
@@ -20,9 +29,15 @@ def rotary_angles(start: int, length: int, n_heads: int, head_dim: int, theta: f
         [length, n_heads, head_dim / 2], for the positions start … start + length - 1.
     """
     pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device)
+    frequencies = theta ** (-pairs / head_dim)
+    if scaling is not None:
+        frequencies = scaling.frequencies(frequencies, theta, start + length)
     positions = torch.arange(start, start + length, dtype=torch.float32, device=device)
-    angles = positions[:, None, None] * theta ** (-pairs / head_dim)
-    cos, sin = angles.cos().repeat(1, 1, 2).expand(-1, n_heads, -1), angles.sin().expand(-1, n_heads, -1)
+    angles = positions[:, None, None] * frequencies
+    cos, sin = angles.cos(), angles.sin()
+    if scaling is not None:
+        cos, sin = cos * scaling.scale, sin * scaling.scale
+    cos, sin = cos.repeat(1, 1, 2).expand(-1, n_heads, -1), sin.expand(-1, n_heads, -1)
     # Written out for every head, a CPU runs over whole rows at a stretch: a quarter to a half of the time of `rotate`.
     return (cos.contiguous(), sin.contiguous()) if device.type == "cpu" else (cos, sin)
 

@@ -8,6 +8,7 @@ import torch
 
 from llm.model import GPT, ConfigError, GPTConfig
 from llm.model.config import GPTOverrides
+from llm.model.rope_scaling import RopeScaling
 
 PUBLISHED = {
     "gpt2-124m": 124_439_808,
@@ -43,6 +44,8 @@ def test_presets_are_as_large_as_their_names_say(name: str, low: float, high: fl
         {"position": "learned", "norm": "layernorm", "feedforward": "gelu", "bias": True, "tie_embeddings": True},
         {"norm": "layernorm", "feedforward": "relu2"},
         {"qk_norm": True, "n_kv_heads": 2, "head_dim": 10, "d_ff": 30, "bias": True},
+        {"qkv_bias": True, "n_kv_heads": 2},
+        {"qkv_bias": False, "bias": True},
     ],
 )
 def test_the_formula_counts_what_the_model_holds(change: dict[str, object]) -> None:
@@ -64,7 +67,14 @@ def test_flops_follow_palm() -> None:
 def test_a_config_survives_the_way_through_a_dict(name: str) -> None:
     config = GPTConfig.preset(name)
     assert GPTConfig.from_dict(config.to_dict()) == config
-    assert all(isinstance(value, int | float | bool | str) for value in config.to_dict().values())
+    assert all(isinstance(value, int | float | bool | str | None) for value in config.to_dict().values())
+
+
+def test_a_rope_scaling_survives_the_way_through_a_dict() -> None:
+    scaling = {"type": "llama3", "factor": 8, "original_context_length": 16}
+    config = GPTConfig(**SMALL, rope_scaling=scaling)
+    assert config.rope_scaling == RopeScaling(**scaling)
+    assert GPTConfig.from_dict(config.to_dict()) == config
 
 
 def test_derived_fields_follow_the_ones_that_are_given() -> None:
@@ -98,6 +108,16 @@ def test_a_config_cannot_be_changed() -> None:
         ({"position": "rop"}, r"position is 'rop': did you mean 'rope'\?"),
         ({"feedforward": "swigle"}, r"did you mean 'swiglu'\?"),
         ({"n_layer": 4}, r"no field 'n_layer': did you mean 'n_layers'\?"),
+        ({"sliding_window": 0}, r"sliding_window is 0: it must be above 0"),
+        ({"sliding_window": 2.5}, r"sliding_window is 2.5: it must be an integer"),
+        ({"logit_soft_cap": -1.0}, r"logit_soft_cap is -1.0: it must be above 0"),
+        ({"rope_scaling": "yarn"}, r"rope_scaling is 'yarn': it must be a mapping"),
+        ({"rope_scaling": {"type": "yarm", "factor": 2}}, r"rope_scaling.type is 'yarm': did you mean 'yarn'\?"),
+        ({"rope_scaling": {"type": "yarn"}}, r"rope_scaling needs a value for factor"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2}}, r"type yarn needs original_context_length"),
+        ({"rope_scaling": {"type": "linear", "factor": 0}}, r"rope_scaling.factor is 0: it must be a number above 0"),
+        ({"rope_scaling": {"type": "linear", "factors": 2}}, r"no field 'factors': did you mean 'factor'\?"),
+        ({"rope_scaling": {"type": "linear", "factor": 2}, "position": "learned"}, r"rope_scaling goes with"),
         ({"vocab_size": None}, r"needs a value for vocab_size"),
         ({"tie_embeddings": True, "zero_init_head": True}, r"zero_init_head with tie_embeddings"),
     ],
@@ -135,6 +155,8 @@ class TestCommandLine:
         config = self.parse("--gpt.n_layers=3", "--gpt.rope_theta=5e5", "--gpt.norm=layernorm", "--gpt.d_ff=null")
         assert (config["n_layers"], config["rope_theta"], config["norm"]) == (3, 5e5, "layernorm")
         assert self.parse("--gpt={n_layers: 3, qk_norm: false}")["qk_norm"] is False
+        scaling = self.parse("--gpt.rope_scaling={type: linear, factor: 2}")["rope_scaling"]
+        assert (scaling["type"], scaling["factor"]) == ("linear", 2)  # type: ignore[index]
 
     @pytest.mark.parametrize("argument", ["--gpt.n_layer=3", "--gpt.n_layers=many", "--gpt.norm=rms", "--gpt=[1]"])
     def test_wrong_keys_and_types_are_refused(self, argument: str) -> None:
