@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
@@ -22,6 +23,7 @@ from datamodules.preparation import Preparation, Prepared
 from datamodules.text.tokenizer import Tokenizer
 from datamodules.tokens.batches import Rows, StepBatches, as_batch
 from datamodules.tokens.order import SampleOrder
+from datamodules.tokens.statistics import count_bigrams
 
 log = logging.getLogger(__name__)
 
@@ -170,6 +172,10 @@ class PretrainDataModule(pl.LightningDataModule):
         _, world_size = self._ranks()
         return self.rows_per_step // (world_size * self._micro_batch())
 
+    def count_bigrams(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs of successive tokens of train, int64 [2, N], and how often each comes, int64 [N]."""
+        return count_bigrams(self.prepared.train)
+
     # What Lightning calls.
 
     def prepare_data(self) -> None:
@@ -222,8 +228,7 @@ class PretrainDataModule(pl.LightningDataModule):
             self.steps_per_epoch,
         )
         # The loader need not be resumable, since its order is a function of the step; and it needs no workers.
-        warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
-        warnings.filterwarnings("ignore", ".*does not have many workers which may be a bottleneck.*")
+        warnings.filterwarnings("ignore", ".*(your dataloader is not resumable|does not have many workers).*")
 
     def train_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
         rank, world_size = self._ranks()
@@ -243,11 +248,7 @@ class PretrainDataModule(pl.LightningDataModule):
         share = range(rank, -(-len(rows) // world_size) * world_size, world_size)
         return DataLoader(rows, batch_size=self.eval_batch_size, sampler=share, **self._loader_options())
 
-    def test_dataloader(self) -> DataLoader[dict[str, torch.Tensor]] | list[Any]:
-        return self.val_dataloader()
-
-    def predict_dataloader(self) -> DataLoader[dict[str, torch.Tensor]] | list[Any]:
-        return self.val_dataloader()
+    test_dataloader = predict_dataloader = val_dataloader
 
     def state_dict(self) -> dict[str, Any]:
         """What the run has consumed, in samples and steps: the same on every rank."""
@@ -270,12 +271,7 @@ class PretrainDataModule(pl.LightningDataModule):
             return
         self._loaded = dict(state_dict)
         self._consumed = {"samples": state_dict["samples"], "steps": state_dict["steps"]}
-        now = {
-            "seed": self.seed,
-            "rows_per_step": self.rows_per_step,
-            "fingerprint": self.fingerprint,
-            "rows": self.rows,
-        }
+        now = {name: getattr(self, name) for name in ("seed", "rows_per_step", "fingerprint", "rows")}
         changed = [f"{key} {state_dict[key]} -> {value}" for key, value in now.items() if state_dict[key] != value]
         if changed:
             log.warning("resumed with another order (%s): samples may come again or be missed", ", ".join(changed))

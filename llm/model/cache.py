@@ -29,6 +29,7 @@ class KVCache:
         shape = (config.n_layers, 2, batch_size, self.capacity, config.n_kv_heads, config.head_dim)
         self._store = torch.empty(shape, dtype=dtype, device=device)
         self.length = 0  # tokens that every layer holds
+        self.last_token: Tensor | None = None  # int64 [B, 1], where there is one
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new tokens' keys and values [B, T, H, D] of one layer; return all of them [B, length + T, H, D].
@@ -42,10 +43,11 @@ class KVCache:
         self._store[layer, 1, :, self.length : stop] = values
         return self._store[layer, 0, :, :stop], self._store[layer, 1, :, :stop]
 
-    def advance(self, n_tokens: int) -> None:
-        """Count `n_tokens` as held by every layer."""
-        self.length += n_tokens
+    def advance(self, tokens: Tensor) -> None:
+        """Count `tokens` int64 [B, T] as held by every layer."""
+        self.length += tokens.shape[1]
+        self.last_token = tokens[:, -1:]
 
     def clear(self) -> None:
         """Forget every token; the memory stays for the next sequence."""
-        self.length = 0
+        self.length, self.last_token = 0, None

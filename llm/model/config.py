@@ -41,6 +41,8 @@ class GPTConfig:
         qkv_bias: give the query, key and value maps a bias, whatever the others have (as in Qwen2). Default: `bias`.
         logit_soft_cap: bound the logits smoothly, cap · tanh(logits / cap) (as in Gemma 2).
             None: off.
+        bigram_rows: rows of a table that is added to the embedding, looked up by a hash of each token and the one
+            before it (llm/model/bigrams.py). 0: none.
         tie_embeddings: the head's weight is the embedding's.
         dropout: probability, on the embedding, the attention weights and each residual branch (as in GPT-2).
         init: `gpt2` or `fan_in`; the formulas stand in llm/model/init.py.
@@ -70,6 +72,7 @@ class GPTConfig:
     bias: bool = False
     qkv_bias: bool = _DERIVED
     logit_soft_cap: float | None = None
+    bigram_rows: int = 0
     tie_embeddings: bool = False
     dropout: float = 0.0
     init: Literal["gpt2", "fan_in"] = "fan_in"
@@ -114,6 +117,8 @@ class GPTConfig:
         for name in ("rope_theta", "norm_eps", "logit_soft_cap", "sliding_window"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be above 0")
+        if self.bigram_rows < 0:
+            raise ConfigError(f"bigram_rows is {self.bigram_rows}: it must be at least 0")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}: it is a probability, at least 0 and below 1")
         if not head_dim_given and self.d_model % self.n_heads:
@@ -183,6 +188,7 @@ class GPTConfig:
             per_block += self.d_model
             per_block += self.d_ff * (2 if self.feedforward == "swiglu" else 1) + self.d_model
         total = self.n_matmul_parameters + self.n_layers * per_block + norm
+        total += self.bigram_rows * self.d_model
         if not self.tie_embeddings:
             total += self.vocab_size * self.d_model
         if self.position == "learned":

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm.model.attention import Attention
+from llm.model.bigrams import BigramEmbedding
 from llm.model.cache import KVCache
 from llm.model.config import GPTConfig
 from llm.model.feedforward import FeedForward, GatedFeedForward
@@ -51,6 +52,7 @@ class GPT(nn.Module):
         # PyTorch's own starting weights would be drawn only to be overwritten.
         with torch.device("meta"):
             self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+            self.bigrams = BigramEmbedding(config.bigram_rows, config.d_model) if config.bigram_rows else None
             learned = config.position == "learned"
             self.position_embedding = nn.Embedding(config.context_length, config.d_model) if learned else None
             self.dropout = nn.Dropout(config.dropout)
@@ -87,6 +89,8 @@ class GPT(nn.Module):
         if start + length > config.context_length:
             raise ValueError(f"{start + length} tokens do not fit in a context of {config.context_length}")
         x = self.embedding(tokens)  # B T d_model
+        if self.bigrams is not None:
+            x = x + self.bigrams(tokens, None if cache is None else cache.last_token)
         angles = None
         if self.position_embedding is not None:
             x = x + self.position_embedding.weight[start : start + length]
@@ -104,7 +108,7 @@ class GPT(nn.Module):
         for block in self.blocks:
             x = block(x, angles, cache)
         if cache is not None:
-            cache.advance(length)
+            cache.advance(tokens)
         x = self.norm(x)
         head = self.embedding if self.head is None else self.head
         if targets is not None:

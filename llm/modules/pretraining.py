@@ -2,9 +2,13 @@
 
 from typing import Any
 
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from llm.errors import UserError
+from llm.model import ConfigError
+from llm.model.spectral import check_spectral_start, start_as_bigrams
 from llm.modules.base import LanguageModule
 
 
@@ -17,16 +21,38 @@ class PretrainModule(LanguageModule):
             needs no long one (Press et al. 2021, Shortformer; Li et al. 2022, sequence length warmup). The tokens of
             a step stay the same; positions restart in each piece.
         short_share: share of the steps that see the short context.
+        spectral_init: start the embedding and the head as the bigrams of the training text, which the data module must
+            count (llm/model/spectral.py). The first loss is then far below ln(vocab_size).
         settings: those of LanguageModule.
     """
 
-    def __init__(self, short_context: int | None = None, short_share: float = 0.5, **settings: Any) -> None:
+    def __init__(
+        self,
+        short_context: int | None = None,
+        short_share: float = 0.5,
+        spectral_init: bool = False,
+        **settings: Any,
+    ) -> None:
         super().__init__(**settings)
         if not 0 <= short_share <= 1:
             raise UserError(f"model.short_share is {short_share}: it is a share of the steps, from 0 to 1")
         length = self.config.context_length
         if short_context is not None and (short_context < 1 or length % short_context):
             raise UserError(f"model.short_context is {short_context}: it must divide the context of {length}")
+
+    def configure_model(self) -> None:
+        """As in LanguageModule; a new run may start as bigrams."""
+        new = self.model is None
+        super().configure_model()
+        if not (new and self.hparams["spectral_init"] and self.trainer.state.fn == TrainerFn.FITTING):
+            return
+        assert self.model is not None
+        try:
+            check_spectral_start(self.config)
+        except ConfigError as error:
+            raise UserError(f"model.spectral_init: {error}") from error
+        pairs, counts = self.trainer.datamodule.count_bigrams()  # type: ignore[attr-defined]
+        start_as_bigrams(self.model, torch.from_numpy(pairs), torch.from_numpy(counts))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Σ nll of one micro-batch, scaled so that the step's gradient is the mean over its targets."""

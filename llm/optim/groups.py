@@ -12,8 +12,9 @@ ROLES: tuple[Role, ...] = ("matrix", "embedding", "head", "scalar")
 def parameter_role(name: str, parameter: nn.Parameter) -> Role:
     """The role of a parameter of a GPT, from its qualified name and its number of dimensions.
 
-    `embedding`: token and position tables (a tied head is the token table). `head`: an untied output projection.
-    `matrix`: every other weight of two dimensions: those inside the blocks. `scalar`: norm weights and biases.
+    `embedding`: token, position and bigram tables (a tied head is the token table). `head`: an untied output
+    projection. `matrix`: every other weight of two dimensions: those inside the blocks. `scalar`: norm weights and
+    biases.
 
     Raises:
         ValueError: for a parameter of three or more dimensions, which no role fits.
@@ -23,7 +24,7 @@ def parameter_role(name: str, parameter: nn.Parameter) -> Role:
         raise ValueError(f"{name} has shape {tuple(parameter.shape)}; parameters of a GPT have one or two dimensions")
     if parameter.ndim < 2:
         return "scalar"
-    if owner in ("embedding", "position_embedding"):
+    if owner in ("embedding", "position_embedding", "bigrams"):
         return "embedding"
     if owner == "head":
         return "head"

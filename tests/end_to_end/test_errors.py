@@ -38,6 +38,11 @@ CASES = {
     "type": (["fit", *TINY, "--model.lr=fast"], 2, ["lr", "float", "fast"]),
     "preset": (["fit", *TINY, "--model.preset=tinny"], 1, ["tinny", "did you mean 'tiny'"]),
     "model field": (["fit", *TINY, "--model.gpt={n_layer: 2}"], 2, ["n_layer", "did you mean '--model.gpt.n_layers'"]),
+    "spectral start": (
+        ["fit", *TINY, "--model.spectral_init=true", "--model.gpt={tie_embeddings: true}"],
+        1,
+        ["model.spectral_init", "needs tie_embeddings false"],
+    ),
     "rate": (["fit", *TINY, "--model.lr=-1"], 1, ["model.lr is -1", "0 or more"]),
     "steps": (["fit", *TINY, "--model.validate_every=0"], 1, ["model.validate_every is 0", "1 or more"]),
     "share": (["fit", *TINY, "--model.warmup=5"], 1, ["model.warmup is 5", "0 to 1"]),
