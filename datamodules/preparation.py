@@ -19,6 +19,8 @@ from datamodules.text.training import PATTERN, sample_pieces, train_bpe
 from datamodules.text.training import VERSION as TRAINING_VERSION
 from datamodules.tokens.encoding import VERSION as ENCODING_VERSION
 from datamodules.tokens.encoding import write_store
+from datamodules.tokens.packing import VERSION as PACKING_VERSION
+from datamodules.tokens.packing import Packing, pack
 from datamodules.tokens.store import TokenStore
 
 log = logging.getLogger(__name__)
@@ -30,13 +32,17 @@ SAMPLE_SEED = 0  # fixed rather than the run's seed: runs of several seeds share
 
 @dataclass(frozen=True)
 class Prepared:
-    """What training reads: the tokenizer, a store for each split (None where it is empty), and their fingerprint."""
+    """What training reads: the tokenizer, a store for each split (None where it is empty), and their fingerprint.
+
+    Where documents are packed into rows, `packing` is that of train, and the fingerprint stands for it too.
+    """
 
     fingerprint: str
     folder: Path
     tokenizer: Tokenizer
     train: TokenStore
     validation: TokenStore | None
+    packing: Packing | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,8 @@ class Preparation:
     """A corpus, and how it becomes tokens.
 
     The tokenizer is the file `tokenizer` where one is given, else it is trained to `vocab_size` on about
-    `tokenizer_sample_bytes` of the train split.
+    `tokenizer_sample_bytes` of the train split. With `packed_length`, the documents of train are packed into rows of as
+    many tokens (see datamodules/tokens/packing.py).
     """
 
     corpus: Pipeline
@@ -52,6 +59,7 @@ class Preparation:
     tokenizer: str | None
     tokenizer_sample_bytes: int
     cache_dir: Path
+    packed_length: int | None = None
 
     def recipes(self) -> tuple[Plan, Recipe | None, Recipe]:
         """Of the documents, of the tokenizer (None where a file is given), and of the tokens."""
@@ -70,6 +78,9 @@ class Preparation:
         inputs = {"documents": plan.recipe.fingerprint, "tokenizer": identity}
         return plan, trained, Recipe("tokens", ENCODING_VERSION, {}, inputs)
 
+    def _packing(self, tokens: Recipe) -> Recipe:
+        return Recipe("packing", PACKING_VERSION, {"length": self.packed_length}, {"tokens": tokens.fingerprint})
+
     def prepare(self) -> dict[str, Any]:
         """Make what is missing and tell of the result: counts, seconds, folders, and whether all of it was reused."""
         start = time.perf_counter()
@@ -82,6 +93,8 @@ class Preparation:
         tokenizer = Tokenizer.from_file(path)
         stores = make(tokens, self.cache_dir, lambda folder: _encode(folder, documents, tokenizer))
         made.append(stores)
+        if self.packed_length is not None:
+            made.append(make(self._packing(tokens), self.cache_dir, lambda folder: self._pack(folder, stores)))
         return {
             "documents": documents.manifest["counts"],
             "split": documents.manifest["split"],
@@ -97,7 +110,9 @@ class Preparation:
 
     def is_complete(self) -> bool:
         """Whether there is nothing left to make."""
-        return find(self.recipes()[2], self.cache_dir) is not None
+        tokens = self.recipes()[2]
+        wanted = [tokens] if self.packed_length is None else [tokens, self._packing(tokens)]
+        return all(find(recipe, self.cache_dir) is not None for recipe in wanted)
 
     def load(self) -> Prepared:
         """Open what `prepare` made, found by its fingerprint alone.
@@ -112,13 +127,20 @@ class Preparation:
                 f"there is no complete {tokens.name} in {self.cache_dir}: call prepare_data() first, "
                 "and leave the inputs as they are between preparing and training"
             )
+        fingerprint, packing = tokens.fingerprint, None
+        if self.packed_length is not None:
+            packed = find(self._packing(tokens), self.cache_dir)
+            if packed is None:
+                raise DataError(f"there is no complete packing in {self.cache_dir}: call prepare_data() first")
+            fingerprint, packing = self._packing(tokens).fingerprint, Packing.load(packed.folder, TRAIN)
         train, validation = (stores.folder / f"{split}.bin" for split in (TRAIN, VALIDATION))
         return Prepared(
-            tokens.fingerprint,
+            fingerprint,
             stores.folder,
             Tokenizer.from_file(self._tokenizer_path(trained)),
             TokenStore(train),
             TokenStore(validation) if validation.exists() else None,
+            packing,
         )
 
     def _tokenizer_path(self, trained: Recipe | None) -> Path:
@@ -141,6 +163,16 @@ class Preparation:
             f"{total:,}",
         )
         return {}
+
+    def _pack(self, folder: Path, stores: Artefact) -> dict[str, Any]:
+        assert self.packed_length is not None
+        store = TokenStore(stores.folder / f"{TRAIN}.bin")
+        packing = pack(store.offsets, self.packed_length)
+        packing.save(folder, TRAIN)
+        rows, used = len(packing.rows) - 1, int(packing.lengths.sum())
+        share = used / (rows * self.packed_length) if rows else 0.0
+        log.info("packing: %s documents in %s rows, %.2f %% full", f"{store.n_documents:,}", f"{rows:,}", 100 * share)
+        return {"rows": rows, "tokens": used, "full": round(share, 6)}
 
 
 def _named_texts(documents: Artefact) -> Iterator[tuple[str, str]]:

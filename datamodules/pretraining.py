@@ -21,8 +21,9 @@ from datamodules.corpus.reading.readers import EncodingErrors
 from datamodules.errors import DataError
 from datamodules.preparation import Preparation, Prepared
 from datamodules.text.tokenizer import Tokenizer
-from datamodules.tokens.batches import Rows, StepBatches, as_batch
+from datamodules.tokens.batches import Rows, StepBatches, make_loader, micro_batch_rows
 from datamodules.tokens.order import SampleOrder
+from datamodules.tokens.packed_rows import PackedRows
 from datamodules.tokens.statistics import count_bigrams
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ class PretrainDataModule(pl.LightningDataModule):
         tokenizer: path of a byte-level BPE `tokenizer.json` to use rather than train one.
         tokenizer_sample_bytes: the tokenizer is trained on a random sample of the text of about this size.
         context_length: tokens in a row.
+        packing: `concat` cuts the running text into rows; `best_fit` puts whole documents into rows.
+        document_mask: let no token see another document of its row; batches then have `documents`, int32 [B, T].
         global_batch_tokens: tokens in one optimizer step over all devices, a multiple of `context_length`.
         batch_size: most rows on one device at once; the largest number up to it that divides the step is taken.
         eval_batch_size: rows at once in validation, `batch_size` if not given.
@@ -76,6 +79,8 @@ class PretrainDataModule(pl.LightningDataModule):
         tokenizer: str | None = None,
         tokenizer_sample_bytes: int = 50_000_000,
         context_length: int = 256,
+        packing: Literal["concat", "best_fit"] = "concat",
+        document_mask: bool = False,
         global_batch_tokens: int = 4096,
         batch_size: int = 16,
         eval_batch_size: int | None = None,
@@ -117,7 +122,9 @@ class PretrainDataModule(pl.LightningDataModule):
             tokenizer,
             tokenizer_sample_bytes,
             Path(cache_dir).expanduser(),
+            packed_length=context_length if packing == "best_fit" else None,
         )
+        self.document_mask = document_mask
         self.context_length = context_length
         self.global_batch_tokens = global_batch_tokens
         self.rows_per_step = global_batch_tokens // context_length
@@ -237,7 +244,7 @@ class PretrainDataModule(pl.LightningDataModule):
         sampler = StepBatches(
             order, batch_size=self._micro_batch(), rank=rank, world_size=world_size, step=lambda: self._step(order)
         )
-        return DataLoader(self._rows("train"), batch_sampler=sampler, **self._loader_options())
+        return make_loader(self._rows("train"), self.num_workers, batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[dict[str, torch.Tensor]] | list[Any]:
         """Every row of validation once, in order; ranks have equally many, filled up by rows without targets."""
@@ -246,7 +253,7 @@ class PretrainDataModule(pl.LightningDataModule):
         rows = self._rows("validation")
         rank, world_size = self._ranks()
         share = range(rank, -(-len(rows) // world_size) * world_size, world_size)
-        return DataLoader(rows, batch_size=self.eval_batch_size, sampler=share, **self._loader_options())
+        return make_loader(rows, self.num_workers, batch_size=self.eval_batch_size, sampler=share)
 
     test_dataloader = predict_dataloader = val_dataloader
 
@@ -278,10 +285,16 @@ class PretrainDataModule(pl.LightningDataModule):
 
     # How it is done.
 
-    def _rows(self, split: str) -> Rows:
-        store = self.prepared.train if split == "train" else self.prepared.validation
+    def _rows(self, split: str) -> Rows | PackedRows:
+        prepared, tokenizer = self.prepared, self.tokenizer
+        if split == "train" and prepared.packing is not None:
+            return PackedRows(
+                prepared.train, prepared.packing, self.context_length, tokenizer.pad, documents=self.document_mask
+            )
+        store = prepared.train if split == "train" else prepared.validation
         assert store is not None
-        return Rows(store, self.context_length, self.tokenizer.pad)
+        end = tokenizer.end_of_text if self.document_mask else None
+        return Rows(store, self.context_length, tokenizer.pad, end)
 
     def _order(self) -> SampleOrder:
         rows = self.rows
@@ -299,15 +312,8 @@ class PretrainDataModule(pl.LightningDataModule):
         return options.get("rank", 0), options.get("num_replicas", 1)
 
     def _micro_batch(self) -> int:
-        """The largest number of rows up to `batch_size` that divides each device's share of a step."""
         _, world_size = self._ranks()
-        if self.rows_per_step % world_size:
-            raise DataError(
-                f"a step has {self.rows_per_step} rows, which {world_size} devices cannot share evenly; "
-                f"make global_batch_tokens a multiple of {world_size * self.context_length}"
-            )
-        share = self.rows_per_step // world_size
-        return max(size for size in range(1, min(self.batch_size, share) + 1) if share % size == 0)
+        return micro_batch_rows(self.rows_per_step, world_size, self.batch_size, self.context_length)
 
     def _step(self, order: SampleOrder) -> int:
         """The step of the order at which the run stands."""
@@ -331,14 +337,6 @@ class PretrainDataModule(pl.LightningDataModule):
             rows_per_step=order.rows_per_step,
             micro_steps=self.micro_steps,
         )
-
-    def _loader_options(self) -> dict[str, Any]:
-        return {
-            "collate_fn": as_batch,
-            "num_workers": self.num_workers,
-            "persistent_workers": self.num_workers > 0,
-            "pin_memory": torch.cuda.is_available(),
-        }
 
 
 @rank_zero_only

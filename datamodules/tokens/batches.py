@@ -1,11 +1,13 @@
 """Rows of a token store as batches, and which rows each rank reads next."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from datamodules.errors import DataError
 from datamodules.tokens.order import SampleOrder
 from datamodules.tokens.store import TokenStore
 
@@ -18,12 +20,15 @@ class Rows(Dataset[dict[str, torch.Tensor]]):
 
     Every token but the first is a target in exactly one row. The last row is filled with `pad` and targets of -100;
     a row number past the end gives a row of nothing else, which lets ranks have equally many batches without repeats.
+
+    With `end`, the id that stands between documents, rows also have `documents`, int32 [T]: the number of the document
+    that each token belongs to. The end token before a document is its first input, as in a prompt.
     """
 
-    def __init__(self, store: TokenStore, context_length: int, pad: int) -> None:
+    def __init__(self, store: TokenStore, context_length: int, pad: int, end: int | None = None) -> None:
         self.store = store
         self.context_length = context_length
-        self.pad = pad
+        self.pad, self.end = pad, end
         self.n_rows = -(-(store.n_tokens - 1) // context_length)  # rounded up
         self._map()
 
@@ -42,8 +47,16 @@ class Rows(Dataset[dict[str, torch.Tensor]]):
         return {name: values[0] for name, values in self.__getitems__([row]).items()}
 
     def __getitems__(self, rows: Sequence[int] | np.ndarray) -> dict[str, torch.Tensor]:
-        """`tokens` and `targets`, int64 [B, T]."""
-        index = np.asarray(rows, dtype=np.int64)
+        """`tokens` and `targets`, int64 [B, T], and `documents`, int32 [B, T], where they are wanted."""
+        batch = self._windows(np.asarray(rows, dtype=np.int64))
+        if self.end is not None:
+            tokens = batch["tokens"]
+            first = tokens == self.end
+            first[:, 1:] |= (tokens[:, 1:] == self.pad) & (tokens[:, :-1] != self.pad)
+            batch["documents"] = first.cumsum(1, dtype=torch.int32)
+        return batch
+
+    def _windows(self, index: np.ndarray) -> dict[str, torch.Tensor]:
         full = index < self.n_full
         if full.all():
             window = self.windows[index]  # B T+1
@@ -65,8 +78,35 @@ class Rows(Dataset[dict[str, torch.Tensor]]):
         self._map()
 
 
-def as_batch(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The `collate_fn` of `Rows`, which already makes whole batches."""
+def make_loader(rows: Dataset[Any], num_workers: int, **options: Any) -> DataLoader[Any]:
+    """A loader of rows that already come as whole batches."""
+    return DataLoader(
+        rows,
+        collate_fn=as_batch,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        **options,
+    )
+
+
+def micro_batch_rows(rows_per_step: int, world_size: int, most: int, context_length: int) -> int:
+    """The largest number of rows up to `most` that divides each device's share of a step.
+
+    Raises:
+        DataError: where the devices cannot share a step evenly.
+    """
+    share, left = divmod(rows_per_step, world_size)
+    if left:
+        raise DataError(
+            f"a step has {rows_per_step} rows, which {world_size} devices cannot share evenly; "
+            f"make global_batch_tokens a multiple of {world_size * context_length}"
+        )
+    return max(size for size in range(1, min(most, share) + 1) if share % size == 0)
+
+
+def as_batch(batch: Any) -> Any:
+    """The `collate_fn` of rows that come as whole batches."""
     return batch
 
 

@@ -1,12 +1,11 @@
 """Causal self-attention, with shared key and value heads where the configuration says so."""
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llm.model.attention_kernels import Documents, attend
 from llm.model.cache import KVCache
 from llm.model.config import GPTConfig
-from llm.model.functions import causal_attention, project
+from llm.model.functions import project
 from llm.model.norm import RMSNorm
 from llm.model.position import Angles, rotate
 
@@ -32,7 +31,13 @@ class Attention(nn.Module):
         self.query_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
         self.key_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
 
-    def forward(self, x: Tensor, angles: Angles | None, cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        angles: Angles | None,
+        cache: KVCache | None = None,
+        documents: Documents | None = None,
+    ) -> Tensor:
         """Map x [B, T, d_model] to the same shape; `angles` are RoPE's, for the positions of x."""
         heads = (*x.shape[:2], -1, self.head_dim)
         query, key, value = (part.view(heads) for part in project(x, self.query, self.key, self.value))  # B T H D
@@ -43,25 +48,5 @@ class Attention(nn.Module):
         if cache is not None:
             key, value = cache.append(self.layer, key, value)
         dropout = self.dropout if self.training else 0.0
-        if key.shape[1] == query.shape[1] and not self._window_matters(key):
-            mixed = causal_attention(query, key, value, dropout)
-        else:
-            mixed = _attend_by_mask(query, key, value, self.window, dropout)
+        mixed = attend(query, key, value, window=self.window, documents=documents, dropout=dropout)
         return self.output(mixed.flatten(2))
-
-    def _window_matters(self, key: Tensor) -> bool:
-        return self.window is not None and key.shape[1] > self.window
-
-
-def _attend_by_mask(query: Tensor, key: Tensor, value: Tensor, window: int | None, dropout: float) -> Tensor:
-    """Queries [B, T, H, D] that are the last tokens of the keys and values [B, T before too, H or fewer, D]."""
-    n_queries, n_keys = query.shape[1], key.shape[1]
-    before = n_keys - n_queries
-    mask = None  # a single last token sees all
-    if n_queries > 1 or (window is not None and n_keys > window):
-        mask = torch.ones(n_queries, n_keys, dtype=torch.bool, device=query.device).tril(before)
-    if mask is not None and window is not None:
-        mask = mask.triu(before - window + 1)
-    grouped = query.shape[2] != key.shape[2]
-    query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))  # B H T D
-    return F.scaled_dot_product_attention(query, key, value, mask, dropout, enable_gqa=grouped).transpose(1, 2)

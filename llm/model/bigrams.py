@@ -16,8 +16,14 @@ class BigramEmbedding(nn.Embedding):
     fall on one row share it. No other program can load such a model.
     """
 
-    def forward(self, tokens: Tensor, before: Tensor | None = None) -> Tensor:
-        """Vectors [B, T, d_model] for `tokens` int64 [B, T]; `before` int64 [B, 1] stands before the first, if any."""
+    def forward(self, tokens: Tensor, before: Tensor | None = None, first: Tensor | None = None) -> Tensor:
+        """Vectors [B, T, d_model] for `tokens` int64 [B, T].
+
+        `before` int64 [B, 1] stands before them, if anything does; nothing stands before those that `first`, bool
+        [B, T], marks.
+        """
         pad = torch.full_like(tokens[:, :1], -1) if before is None else before
         previous = torch.cat([pad, tokens[:, :-1]], 1)
+        if first is not None:
+            previous = previous.masked_fill(first, -1)
         return F.embedding(((previous + 1) * _BEFORE ^ tokens * _TOKEN) % self.num_embeddings, self.weight)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm.model.attention import Attention
+from llm.model.attention_kernels import Documents
 from llm.model.bigrams import BigramEmbedding
 from llm.model.cache import KVCache
 from llm.model.config import GPTConfig
@@ -28,9 +29,15 @@ class Block(nn.Module):
         self.feedforward = (GatedFeedForward if config.feedforward == "swiglu" else FeedForward)(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, angles: Angles | None, cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        angles: Angles | None,
+        cache: KVCache | None = None,
+        documents: Documents | None = None,
+    ) -> Tensor:
         """Map x [B, T, d_model] to the same shape; `angles` are RoPE's, for the positions of x."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), angles, cache))
+        x = x + self.dropout(self.attention(self.attention_norm(x), angles, cache, documents))
         return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
 
 
@@ -68,13 +75,20 @@ class GPT(nn.Module):
         init_weights(self, self.config, seed)
 
     @overload
-    def forward(self, tokens: Tensor, targets: None = None, *, cache: KVCache | None = None) -> Tensor: ...
+    def forward(
+        self, tokens: Tensor, targets: None = None, *, cache: KVCache | None = None, documents: Tensor | None = None
+    ) -> Tensor: ...
 
     @overload
-    def forward(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]: ...
+    def forward(self, tokens: Tensor, targets: Tensor, *, documents: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
 
     def forward(
-        self, tokens: Tensor, targets: Tensor | None = None, *, cache: KVCache | None = None
+        self,
+        tokens: Tensor,
+        targets: Tensor | None = None,
+        *,
+        cache: KVCache | None = None,
+        documents: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits [B, T, vocab_size] of the token after each of `tokens` int64 [B, T].
 
@@ -83,18 +97,27 @@ class GPT(nn.Module):
         batch, the largest tensor of all, are then never needed at once.
 
         With a `cache`, `tokens` follow those that it holds, and it holds them too afterwards.
+
+        With `documents`, integers [B, T] that number the documents packed into each row, no token sees another
+        document, and positions begin anew in each. A cache holds one document a row, so the two exclude each other.
         """
         config = self.config
+        if documents is not None and cache is not None:
+            raise ValueError("a cache holds one document a row; documents cannot be packed into it")
+        packed = None if documents is None else Documents(documents)
         start, length = (0 if cache is None else cache.length), tokens.shape[1]
         if start + length > config.context_length:
             raise ValueError(f"{start + length} tokens do not fit in a context of {config.context_length}")
         x = self.embedding(tokens)  # B T d_model
         if self.bigrams is not None:
-            x = x + self.bigrams(tokens, None if cache is None else cache.last_token)
+            before = None if cache is None else cache.last_token
+            x = x + self.bigrams(tokens, before, None if packed is None else packed.first)
         angles = None
         if self.position_embedding is not None:
-            x = x + self.position_embedding.weight[start : start + length]
+            places = slice(start, start + length) if packed is None else packed.positions()
+            x = x + self.position_embedding.weight[places]
         else:
+            # Scores depend on differences of positions alone, so within a document they need not begin at 0.
             angles = rotary_angles(
                 start,
                 length,
@@ -106,7 +129,7 @@ class GPT(nn.Module):
             )
         x = self.dropout(x)
         for block in self.blocks:
-            x = block(x, angles, cache)
+            x = block(x, angles, cache, packed)
         if cache is not None:
             cache.advance(tokens)
         x = self.norm(x)

@@ -36,7 +36,8 @@ class LanguageModule(L.LightningModule):
     """A GPT in training: its optimizer, schedule, budget, exact token-weighted loss, and checkpoint contents.
 
     The data module attached to the trainer must have `tokenizer`, `fingerprint` and `global_batch_tokens`, and give
-    batches of `tokens` int64 [B, T] and `targets` int64 [B, T], where -100 is not a target.
+    batches of `tokens` int64 [B, T] and `targets` int64 [B, T], where -100 is not a target; and of `documents` int32
+    [B, T] where rows are packed and documents must not see each other.
 
     Args:
         preset: a named shape of `GPTConfig.presets()`; `gpt` changes single fields of it.
@@ -209,10 +210,10 @@ class LanguageModule(L.LightningModule):
 
     # ---- the loss of a global batch -----------------------------------------------------------------------------
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits float [B, T, V] of the token after each of `tokens` int64 [B, T]."""
+    def forward(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
+        """Logits float [B, T, V] of the token after each of `tokens` int64 [B, T], packed as `documents` say."""
         assert self.model is not None
-        return self.model(tokens)
+        return self.model(tokens, documents=documents)
 
     def accumulate_loss(self, nll: Tensor, n_targets: Tensor) -> Tensor:
         """Return the loss to back-propagate for one micro-batch of summed `nll` (nats) over `n_targets` tokens.
@@ -248,7 +249,7 @@ class LanguageModule(L.LightningModule):
 
     def score(self, batch: dict[str, Tensor]) -> Tensor:
         """Negative log-likelihood in nats of each target, float32 [B, T]; 0 where there is none."""
-        logits = self(batch["tokens"])
+        logits = self(batch["tokens"], batch.get("documents"))
         targets = batch["targets"]
         flat = nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
         return flat.view_as(targets)

@@ -57,10 +57,10 @@ class PretrainModule(LanguageModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Σ nll of one micro-batch, scaled so that the step's gradient is the mean over its targets."""
         assert self.model is not None
-        tokens, targets = batch["tokens"], batch["targets"]
         if self.short_context is not None:
-            tokens, targets = tokens.reshape(-1, self.short_context), targets.reshape(-1, self.short_context)
-        return self.accumulate_loss(*self.model(tokens, targets))
+            batch = {name: values.reshape(-1, self.short_context) for name, values in batch.items()}
+        loss = self.model(batch["tokens"], batch["targets"], documents=batch.get("documents"))
+        return self.accumulate_loss(*loss)
 
     @property
     def short_context(self) -> int | None:

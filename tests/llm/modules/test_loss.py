@@ -85,7 +85,7 @@ def test_a_short_context_cuts_rows_in_the_first_share_of_the_steps_only():
     assert module.model is not None
     plain = module.model.forward
 
-    def watched(tokens: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+    def watched(tokens: Tensor, given: Tensor, documents: None) -> tuple[Tensor, Tensor]:
         nonlocal targets
         shapes.append(tuple(tokens.shape))
         targets += int((given != -100).sum())

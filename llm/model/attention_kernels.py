@@ -1,0 +1,110 @@
+"""Which attention kernel runs: chosen here and nowhere else.
+
+All of them compute softmax(query · key / √D) · value, in which a token sees itself and those before it: of its own
+document where `documents` are given, and no farther back than a window where there is one. `masked_attention` is the
+reference; the others are tested against it, forwards and backwards.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llm.model.functions import causal_attention
+
+
+class Documents:
+    """Which tokens of a batch belong together.
+
+    Args:
+        ids: integers [B, T]; within a row, tokens of one document lie side by side and share a number.
+
+    Attributes:
+        first: bool [B, T], the first token of each document in a row.
+        lengths: of the documents, row by row, in tokens.
+    """
+
+    def __init__(self, ids: Tensor) -> None:
+        self.ids = ids
+        self.first = torch.ones_like(ids, dtype=torch.bool)
+        self.first[:, 1:] = ids[:, 1:] != ids[:, :-1]
+        starts = self.first.flatten().nonzero().squeeze(1)
+        ends = torch.cat([starts[1:], starts.new_tensor([ids.numel()])])
+        self.lengths: list[int] = (ends - starts).tolist()
+
+    def positions(self) -> Tensor:
+        """int64 [B, T]: the place of each token within its document, from 0."""
+        places = torch.arange(self.ids.shape[1], device=self.ids.device).expand_as(self.ids)
+        return places - torch.where(self.first, places, 0).cummax(1).values
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    window: int | None = None,
+    documents: Documents | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Attention by the fastest kernel that gives these results here.
+
+    Args:
+        query: [B, T, H, D]; the last T tokens of those that key and value hold.
+        key: [B, S, H or a divisor of it, D], S ≥ T; longer than `query` where a cache holds earlier tokens.
+        value: like `key`.
+        window: how many tokens each token sees, itself included.
+        documents: of the batch; without a cache alone.
+        dropout: share of the probabilities to drop.
+
+    Returns:
+        [B, T, H, D].
+    """
+    if documents is not None and query.device.type == "cpu":
+        return _document_by_document(query, key, value, documents, window, dropout)
+    hidden = window is not None and key.shape[1] > window
+    if documents is None and not hidden and query.shape[1] == key.shape[1]:
+        return causal_attention(query, key, value, dropout)
+    return masked_attention(query, key, value, window=window, documents=documents, dropout=dropout)
+
+
+def masked_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    window: int | None = None,
+    documents: Documents | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """As `attend`, by a mask of every pair of tokens: quadratic in the row's length, whatever hides."""
+    n_queries, n_keys = query.shape[1], key.shape[1]
+    before = n_keys - n_queries
+    mask = torch.ones(n_queries, n_keys, dtype=torch.bool, device=query.device).tril(before)
+    if window is not None:
+        mask = mask.triu(before - window + 1)
+    if documents is not None:
+        mask = (mask & (documents.ids[:, :, None] == documents.ids[:, None, :])).unsqueeze(1)  # B 1 T T
+    return _scaled_dot_product(query, key, value, None if n_queries == 1 and mask.all() else mask, dropout)
+
+
+def _document_by_document(
+    query: Tensor, key: Tensor, value: Tensor, documents: Documents, window: int | None, dropout: float
+) -> Tensor:
+    """One call for each document: on a CPU far less work than a mask, which computes what it then hides."""
+    parts = [tensor.flatten(0, 1).unsqueeze(0).split(documents.lengths, 1) for tensor in (query, key, value)]
+    mixed = []
+    for q, k, v in zip(*parts, strict=True):  # 1 n H D each
+        if window is not None and q.shape[1] > window:
+            mixed.append(masked_attention(q, k, v, window=window, dropout=dropout))
+        else:
+            mixed.append(_scaled_dot_product(q, k, v, None, dropout, is_causal=True))
+    return torch.cat(mixed, 1).view_as(query)
+
+
+def _scaled_dot_product(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, is_causal: bool = False
+) -> Tensor:
+    grouped = query.shape[2] != key.shape[2]
+    query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))  # B H T D
+    mixed = F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal, enable_gqa=grouped)
+    return mixed.transpose(1, 2)
