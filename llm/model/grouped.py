@@ -106,7 +106,8 @@ def grouped_linear(x: Tensor, ends: Tensor, *weights: Tensor) -> tuple[Tensor, .
     """
     if x.device.type == "cuda" and x.dtype == torch.bfloat16 and all(_is_aligned(weight) for weight in weights):
         return grouped_linear_by_kernel(x, ends, *weights)
-    return _GroupedLinear.apply(x, ends.tolist(), *weights)
+    sizes = [end - start for start, end in pairwise([0, *ends.tolist()])]
+    return _GroupedLinear.apply(x, sizes, *weights)
 
 
 def grouped_linear_by_kernel(x: Tensor, ends: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
@@ -120,32 +121,32 @@ def _is_aligned(weight: Tensor) -> bool:
 
 class _GroupedLinear(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, ends: list[int], *weights: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, sizes: list[int], *weights: Tensor) -> tuple[Tensor, ...]:
         ctx.save_for_backward(x, *weights)
-        ctx.ends = ends
-        results = tuple(x.new_empty(len(x), weight.shape[1]) for weight in weights)
-        for group, rows in enumerate(_slices(ends)):
-            for weight, result in zip(weights, results, strict=True):
-                torch.mm(x[rows], weight[group].t(), out=result[rows])
-        return results
+        ctx.sizes = sizes
+        results = []
+        for weight in weights:
+            result = x.new_empty(len(x), weight.shape[1])
+            for rows, matrix, out in zip(x.split(sizes), weight.mT.unbind(), result.split(sizes), strict=True):
+                torch.mm(rows, matrix, out=out)
+            results.append(result)
+        return tuple(results)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, *weights = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[2:]
-        grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        grad_weights = [
-            torch.empty_like(weight) if needed else None for weight, needed in zip(weights, wanted, strict=True)
-        ]
-        for group, rows in enumerate(_slices(ctx.ends)):
-            for i, (grad, weight, grad_weight) in enumerate(zip(grads, weights, grad_weights, strict=True)):
-                if grad_x is not None:
-                    grad_x[rows].addmm_(grad[rows], weight[group], beta=float(i > 0))  # the first one overwrites
-                if grad_weight is not None:
-                    torch.mm(grad[rows].t(), x[rows], out=grad_weight[group])  # zero where there are no rows
+        sizes, wanted = ctx.sizes, ctx.needs_input_grad
+        grad_x = torch.empty_like(x) if wanted[0] else None
+        grad_weights: list[Tensor | None] = []
+        for i, (grad, weight) in enumerate(zip(grads, weights, strict=True)):
+            pieces = grad.split(sizes)
+            if grad_x is not None:
+                for total, piece, matrix in zip(grad_x.split(sizes), pieces, weight.unbind(), strict=True):
+                    total.addmm_(piece, matrix, beta=float(i > 0))  # the first one overwrites
+            grad_weight = torch.empty_like(weight) if wanted[2 + i] else None
+            if grad_weight is not None:
+                for out, piece, rows in zip(grad_weight.unbind(), pieces, x.split(sizes), strict=True):
+                    torch.mm(piece.t(), rows, out=out)  # zero where there are no rows
+            grad_weights.append(grad_weight)
         return grad_x, None, *grad_weights
-
-
-def _slices(ends: list[int]) -> list[slice]:
-    return [slice(start, end) for start, end in pairwise([0, *ends])]
