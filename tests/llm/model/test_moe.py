@@ -159,6 +159,13 @@ class TestPrecision:
         y.float().sum().backward()
         assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in mixture.parameters())
 
+    def test_a_cast_model_chooses_in_float32(self) -> None:
+        mixture, rows = build().bfloat16(), draw(128, 16).bfloat16()
+        chosen, weights = mixture.router(rows)
+        wanted, exact = copy.deepcopy(mixture).float().router(rows.float())  # the same numbers, computed in float32
+        assert torch.equal(chosen, wanted)
+        assert torch.equal(weights, exact)
+
     @pytest.mark.parametrize("way", ["cast", "meta", "default"])
     def test_the_balance_stays_in_float32(self, way: str) -> None:
         model = GPT(configure())

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from support.fake_data import TINY, ListDataModule, make_batch, make_module, make_trainer
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -44,6 +45,23 @@ def test_micro_batches_move_it_as_the_batch_that_they_make_up():
     assert torch.equal(balance_of(in_parts), balance_of(at_once))
     alone = fit(BATCHES)
     assert not torch.equal(balance_of(alone), balance_of(at_once))  # six steps of their own go elsewhere
+
+
+def test_the_loads_of_all_ranks_are_added(monkeypatch: pytest.MonkeyPatch):
+    plain, asked = SingleDeviceStrategy.reduce, []
+    other_rank = torch.tensor([[1000, 0, 0, 0], [0, 0, 0, 1000]])
+
+    def reduce(strategy: Any, tensor: Tensor, *_: Any, reduce_op: str) -> Tensor:
+        if tensor.shape != other_rank.shape:
+            return plain(strategy, tensor, reduce_op)
+        asked.append(reduce_op)
+        return tensor + other_rank
+
+    monkeypatch.setattr(SingleDeviceStrategy, "reduce", reduce)
+    module = fit(BATCHES[:1])
+    assert asked == ["sum"]
+    step = 0.01
+    assert balance_of(module).tolist() == pytest.approx([-step, step, step, step, step, step, step, -step])
 
 
 class Shares(L.Callback):
