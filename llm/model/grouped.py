@@ -104,7 +104,7 @@ def grouped_linear(x: Tensor, ends: Tensor, *weights: Tensor) -> tuple[Tensor, .
     Returns:
         For each of `weights` a tensor [R, d_out].
     """
-    if x.device.type == "cuda" and x.dtype == torch.bfloat16 and all(_is_aligned(weight) for weight in weights):
+    if _has_kernel(x) and all(_is_aligned(weight) for weight in weights):
         return grouped_linear_by_kernel(x, ends, *weights)
     sizes = [end - start for start, end in pairwise([0, *ends.tolist()])]
     return _GroupedLinear.apply(x, sizes, *weights)
@@ -113,6 +113,13 @@ def grouped_linear(x: Tensor, ends: Tensor, *weights: Tensor) -> tuple[Tensor, .
 def grouped_linear_by_kernel(x: Tensor, ends: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
     """`grouped_linear` by PyTorch's grouped matrix multiply."""
     return tuple(F.grouped_mm(x, weight.mT, offs=ends) for weight in weights)
+
+
+def _has_kernel(x: Tensor) -> bool:
+    """On other GPUs, and in other dtypes, PyTorch refuses or multiplies group by group itself."""
+    return (
+        x.device.type == "cuda" and x.dtype == torch.bfloat16 and torch.cuda.get_device_capability(x.device) >= (8, 0)
+    )
 
 
 def _is_aligned(weight: Tensor) -> bool:

@@ -188,9 +188,11 @@ class LanguageModule(L.LightningModule):
         self.train()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if self.trainer.is_global_zero:
+            active = f" ({self.config.n_active_parameters():,} of them active)" if self.config.n_experts else ""
             log.info(
-                "model: %s parameters, %d layers of width %d, context %d; training: %s steps of %s tokens",
+                "model: %s parameters%s, %d layers of width %d, context %d; training: %s steps of %s tokens",
                 f"{sum(p.numel() for p in self.parameters()):,}",
+                active,
                 self.config.n_layers,
                 self.config.d_model,
                 self.config.context_length,

@@ -284,6 +284,29 @@ class TestInAModel:
         assert config.n_matmul_parameters == active - unmultiplied
         assert config.flops_per_token() == 6 * config.n_matmul_parameters + 12 * 2 * 16 * 32
 
+    @pytest.mark.parametrize(
+        ("shape", "total", "active"),
+        [
+            (  # Mixtral 8x7B
+                {"vocab_size": 32000, "n_layers": 32, "d_model": 4096, "n_heads": 32, "n_kv_heads": 8, "d_ff": 14336}
+                | {"n_experts": 8},
+                46_702_792_704,
+                12.9e9,
+            ),
+            (  # Qwen3-30B-A3B
+                {"vocab_size": 151936, "n_layers": 48, "d_model": 2048, "n_heads": 32, "n_kv_heads": 4, "head_dim": 128}
+                | {"qk_norm": True, "n_experts": 128, "n_active_experts": 8, "d_expert": 768},
+                30_532_122_624,
+                3.3e9,
+            ),
+        ],
+    )
+    def test_published_models_have_their_published_numbers(self, shape: dict, total: int, active: float) -> None:
+        config = GPTConfig(**shape, context_length=4096, router="softmax")
+        with torch.device("meta"):
+            assert sum(p.numel() for p in GPT(config).parameters()) == config.n_parameters() == total
+        assert config.n_active_parameters() == pytest.approx(active, rel=0.02)
+
     def test_without_experts_all_parameters_are_active(self) -> None:
         dense = GPTConfig.preset("tiny")
         assert dense.n_active_parameters() == dense.n_parameters()
