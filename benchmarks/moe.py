@@ -1,13 +1,14 @@
 """Tokens/s of a training step with experts: against a dense model of the same active parameters, and transformers.
 
-    python benchmarks/moe.py [--shape coarse] [--rounds 9] [--threads 2]
+    python benchmarks/moe.py [--shape coarse] [--rounds 9] [--threads 2] [--optimizer muon]
 
 A step is forward, loss, backward and a fused AdamW update of random tokens in float32. Every round times one step of
 each contestant, so that a busy machine slows all of them alike; medians count. The dense model has one feed-forward as
 wide as what a token goes through in the other, so both multiply a token by as many parameters, but for the router's.
 What a mixture pays for beside that: choosing, sorting and copying rows, products with fewer rows, and an optimizer
 step over all experts. transformers' Mixtral has the same shape, computed in two of its ways; where there is a shared
-expert, which Mixtral has not, it is GLM-4-MoE. Needs the `test` extra, for transformers.
+expert, which Mixtral has not, it is GLM-4-MoE. With `--optimizer muon`, which costs the same for an expert however few
+tokens it had, our models alone are timed. Needs the `test` extra, for transformers.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from llm.host_memory import keep_freed_memory
 from llm.model import GPT, GPTConfig
 from llm.model.moe import balance_experts
+from llm.optim import MuonAdamW, parameter_groups
 
 BATCH = 16
 COMMON: dict[str, Any] = {"n_layers": 4, "d_model": 256, "n_heads": 4, "vocab_size": 4096, "context_length": 256}
@@ -43,19 +45,20 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, help="default: both")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--optimizer", choices=["adamw", "muon"], default="adamw")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()  # as `fit` does; it serves every contestant
     transformers.logging.set_verbosity_error()
     console = Console(width=max(100, Console().width))
     for shape in [arguments.shape] if arguments.shape else SHAPES:
-        console.print(compare(shape, arguments.rounds))
+        console.print(compare(shape, arguments.rounds, arguments.optimizer))
 
 
-def compare(shape: str, rounds: int) -> Table:
+def compare(shape: str, rounds: int, method: str) -> Table:
     """Time every contestant at one shape."""
-    contestants = build_contestants(SHAPES[shape])
-    steps = {name: training_step(model, loss_of) for name, (model, loss_of) in contestants.items()}
+    contestants = build_contestants(SHAPES[shape], peers=method == "adamw")
+    steps = {name: training_step(model, loss_of, method) for name, (model, loss_of) in contestants.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for round_ in range(WARM_UP + rounds):
         for name, step in steps.items():
@@ -66,7 +69,7 @@ def compare(shape: str, rounds: int) -> Table:
     title = (
         f"{shape}: {s['n_layers']} layers, width {s['d_model']}, {s['n_experts']} experts of width {s['d_expert']}, "
         f"{s['n_active_experts']} active, shared width {s.get('d_shared', 0)}, batch {BATCH} x {s['context_length']}, "
-        f"threads {torch.get_num_threads()}"
+        f"threads {torch.get_num_threads()}, {method}"
     )
     table = Table(title=title, title_justify="left")
     for heading in ("", "parameters", "active", "ms a step", "fastest", "tokens/s", "of dense"):
@@ -89,7 +92,7 @@ def compare(shape: str, rounds: int) -> Table:
     return table
 
 
-def build_contestants(experts: dict[str, Any]) -> dict[str, tuple[nn.Module, Callable[..., Tensor]]]:
+def build_contestants(experts: dict[str, Any], peers: bool) -> dict[str, tuple[nn.Module, Callable[..., Tensor]]]:
     """Name → model, and its loss of (model, tokens, targets)."""
     config = GPTConfig(**COMMON, **experts)
     width = config.n_active_experts * config.d_expert + config.d_shared
@@ -97,7 +100,9 @@ def build_contestants(experts: dict[str, Any]) -> dict[str, tuple[nn.Module, Cal
         "dense, Labyrinth": (GPT(GPTConfig(**COMMON, d_ff=width)), our_loss),
         "experts, Labyrinth": (GPT(config), our_loss),
     }
-    for way in ("eager", "grouped_mm"):  # their third, batched_mm, copies an expert's matrices for every token
+    for way in (
+        ("eager", "grouped_mm") if peers else ()
+    ):  # their third, batched_mm, copies an expert's matrices for every token
         theirs = build_theirs(config, way)
         assert sum(p.numel() for p in theirs.parameters()) == config.n_parameters()
         contestants[f"experts, transformers ({way})"] = (theirs, their_loss)
@@ -144,9 +149,11 @@ def their_loss(model: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(model(tokens).logits.flatten(0, 1), targets.flatten())
 
 
-def training_step(model: nn.Module, loss_of: Callable[..., Tensor]) -> Step:
+def training_step(model: nn.Module, loss_of: Callable[..., Tensor], method: str) -> Step:
     """One whole step on tokens drawn once."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    optimizer: torch.optim.Optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    if method == "muon":
+        optimizer = MuonAdamW(parameter_groups(model, {"matrix": {"method": "muon"}}), lr=1e-4)
     tokens, targets = torch.randint(COMMON["vocab_size"], (2, BATCH, COMMON["context_length"])).unbind()
 
     def step() -> None:
