@@ -26,6 +26,7 @@ def test_two_processes_train_and_balance_as_one(tmp_path: Path):
     }.items():
         done = llm("fit", *EXPERTS, f"--name={name}", *flags, folder=tmp_path)
         assert done.returncode == 0, done.stderr
+        assert "of them active" in done.stdout + done.stderr
     one, two = (tmp_path / "runs" / name for name in ("one", "two"))
     for column in ("train_loss", "largest_expert_share", "val_bpb"):
         columns = []

@@ -12,6 +12,8 @@ import torch.multiprocessing as multiprocessing
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from support.fake_data import TINY, ListDataModule, make_batch, make_module, make_trainer
 from torch import Tensor
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from llm.model import GPT, GPTConfig
@@ -123,26 +125,35 @@ def test_a_resumed_run_ends_with_the_same_weights_and_balance(optimizer: str, tm
 
 
 SHAPE = {"vocab_size": 32, "context_length": 8, "n_layers": 2, "d_model": 16, "n_heads": 2, "n_experts": 12}
+WAYS = ("ddp", "fsdp2")
 
 
 def _train(rank: int, port: int, results: Any) -> None:
-    """Two micro-batches a step, three steps, on one of two ranks; gradients are averaged by ddp."""
+    """Two micro-batches a step, three steps, on one of two ranks; gradients are averaged over ranks."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    model = GPT(GPTConfig(**SHAPE))
-    parallel = DistributedDataParallel(model)
 
     def over_ranks(tensor: Tensor) -> Tensor:
         dist.all_reduce(tensor)
         return tensor
 
-    for step in range(3):
-        for micro in range(2):
-            batch = _rows(step)[rank + 2 * micro : rank + 2 * micro + 1]
-            nll, _ = parallel(batch, batch)
-            nll.backward()
-        share = balance_experts(model, over_ranks)
-    results[rank] = (float(share), balance_of(model).tolist(), model.blocks[0].feedforward.experts.up.grad.tolist())
+    for way in WAYS:
+        model = GPT(GPTConfig(**SHAPE))
+        parallel: torch.nn.Module
+        if way == "ddp":
+            parallel = DistributedDataParallel(model)
+        else:
+            for part in (*model.blocks, model):
+                parallel = fully_shard(part, mesh=dist.init_device_mesh("cpu", (2,)))
+        for step in range(3):
+            for micro in range(2):
+                batch = _rows(step)[rank + 2 * micro : rank + 2 * micro + 1]
+                nll, _ = parallel(batch, batch)
+                nll.backward()
+            share = balance_experts(model, over_ranks)
+        gradient = model.blocks[0].feedforward.experts.up.grad
+        whole = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
+        results[way, rank] = (float(share), balance_of(model).tolist(), whole.tolist())
     dist.destroy_process_group()
 
 
@@ -155,9 +166,10 @@ def test_two_processes_move_it_as_one():
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with multiprocessing.Manager() as manager:
-        results = manager.dict()
-        multiprocessing.spawn(_train, (port, results), nprocs=2)
-        first, second = results[0], results[1]
+        shared = manager.dict()
+        multiprocessing.spawn(_train, (port, shared), nprocs=2)
+        results = dict(shared)
+    assert set(results) == {(way, rank) for way in WAYS for rank in (0, 1)}
     model = GPT(GPTConfig(**SHAPE))
     for step in range(3):
         nll, _ = model(_rows(step), _rows(step))
@@ -166,7 +178,7 @@ def test_two_processes_move_it_as_one():
     assert share is not None
     gradient = model.blocks[0].feedforward.experts.up.grad
     assert (gradient == 0).all((1, 2)).any()  # an expert that no rank had a token for
-    for got_share, balance, grads in (first, second):
+    for got_share, balance, grads in results.values():
         assert got_share == pytest.approx(float(share))
         assert torch.equal(torch.tensor(balance), balance_of(model))
         torch.testing.assert_close(2 * torch.tensor(grads), gradient, rtol=1e-4, atol=1e-5)
