@@ -36,6 +36,15 @@ class GPTConfig:
         norm: `rmsnorm` (Zhang & Sennrich 2019) or `layernorm`.
         norm_eps: added to the variance by every norm.
         feedforward: `swiglu` (Shazeer 2020), `gelu` (tanh form, as in GPT-2) or `relu2` (So et al. 2021).
+        n_experts: number of feed-forwards of which each token goes through some (llm/model/moe.py). 0: one feed-forward
+            for all tokens, and no other field about experts.
+        n_active_experts: number of experts that each token goes through. Default: 2.
+        d_expert: inner width of one expert. Default: d_ff.
+        d_shared: inner width of an expert that every token goes through besides (Dai et al. 2024). 0: none.
+        router: `sigmoid` scores, with experts balanced by a bias on the choice (Wang et al. 2024), or `softmax` scores,
+            with nothing that balances them (as in Mixtral and Qwen3-MoE).
+        normalize_routing: the chosen experts' scores are divided by their sum (Qwen3-MoE's norm_topk_prob).
+        balancing_rate: how far that bias moves, in each optimizer step, for each expert. Default: 0.001, as Wang et al.
         qk_norm: RMS-normalise each query and key head, with a learned weight, before RoPE (as in Qwen3).
         bias: give every linear map but the head, and LayerNorm, a bias.
         qkv_bias: give the query, key and value maps a bias, whatever the others have (as in Qwen2). Default: `bias`.
@@ -68,6 +77,13 @@ class GPTConfig:
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     norm_eps: float = 1e-5
     feedforward: Literal["swiglu", "gelu", "relu2"] = "swiglu"
+    n_experts: int = 0
+    n_active_experts: int = _DERIVED
+    d_expert: int = _DERIVED
+    d_shared: int = 0
+    router: Literal["sigmoid", "softmax"] = "sigmoid"
+    normalize_routing: bool = True
+    balancing_rate: float = _DERIVED
     qk_norm: bool = False
     bias: bool = False
     qkv_bias: bool = _DERIVED
@@ -100,6 +116,12 @@ class GPTConfig:
             put("head_dim", self.d_model // self.n_heads)
         if self.d_ff is None:
             put("d_ff", -(-8 * self.d_model // (3 * 64)) * 64 if self.feedforward == "swiglu" else 4 * self.d_model)
+        if self.n_active_experts is None:
+            put("n_active_experts", 2 if self.n_experts else 0)
+        if self.d_expert is None:
+            put("d_expert", self.d_ff if self.n_experts else 0)
+        if self.balancing_rate is None:
+            put("balancing_rate", 0.001 if self.n_experts and self.router == "sigmoid" else 0.0)
 
     def _check_ranges(self, head_dim_given: bool) -> None:
         for name in (
@@ -136,6 +158,25 @@ class GPTConfig:
             raise ConfigError(f"rope_scaling goes with position 'rope', not {self.position!r}: drop one")
         if self.tie_embeddings and self.zero_init_head:
             raise ConfigError("zero_init_head with tie_embeddings would start every embedding at zero: drop one")
+        self._check_experts()
+
+    def _check_experts(self) -> None:
+        for name in ("n_experts", "n_active_experts", "d_expert", "d_shared", "balancing_rate"):
+            value = getattr(self, name)
+            if not value >= 0:
+                raise ConfigError(f"{name} is {value}: it must be at least 0")
+            if value and not self.n_experts:
+                raise ConfigError(f"{name} is {value} but n_experts is 0: set n_experts, or drop {name}")
+        if not self.n_experts:
+            return
+        if not 1 <= self.n_active_experts <= self.n_experts:
+            raise ConfigError(f"n_active_experts is {self.n_active_experts}: it can be 1 to n_experts {self.n_experts}")
+        if self.d_expert < 1:
+            raise ConfigError(f"d_expert is {self.d_expert}: it must be at least 1")
+        if self.balancing_rate and self.router != "sigmoid":
+            raise ConfigError(f"balancing_rate goes with router 'sigmoid', not {self.router!r}: drop one")
+        if self.bias:
+            raise ConfigError("experts have no biases: set bias to false (qkv_bias may be true)")
 
     # ---- names, files -------------------------------------------------------------------------------------------
 
@@ -171,13 +212,27 @@ class GPTConfig:
 
     @property
     def n_matmul_parameters(self) -> int:
-        """Parameters that multiply every token: the blocks' matrices and the head, tied or not."""
+        """Parameters that multiply a token: the blocks' matrices, of experts the active, and the head, tied or not."""
         attention = 2 * self.d_model * self.head_dim * (self.n_heads + self.n_kv_heads)
-        feedforward = (3 if self.feedforward == "swiglu" else 2) * self.d_model * self.d_ff
+        feedforward = self._feedforward_parameters(self.n_active_experts)
         return self.n_layers * (attention + feedforward) + self.vocab_size * self.d_model
 
+    def _feedforward_parameters(self, n_experts: int) -> int:
+        """Of a block's matrices, with so many of its experts."""
+        matrices = 3 if self.feedforward == "swiglu" else 2
+        if not self.n_experts:
+            return matrices * self.d_model * self.d_ff
+        return self.d_model * (self.n_experts + matrices * (n_experts * self.d_expert + self.d_shared))
+
+    def n_active_parameters(self) -> int:
+        """Number of trainable scalars without the experts that a token does not go through."""
+        return self.n_parameters() - self.n_layers * self._idle_parameters()
+
+    def _idle_parameters(self) -> int:
+        return self._feedforward_parameters(self.n_experts) - self._feedforward_parameters(self.n_active_experts)
+
     def n_parameters(self) -> int:
-        """Number of trainable scalars; a tied head counts once."""
+        """Number of trainable scalars, all experts included; a tied head counts once."""
         norm = (2 if self.norm == "layernorm" and self.bias else 1) * self.d_model
         per_block = 2 * norm
         if self.qk_norm:
@@ -187,7 +242,7 @@ class GPTConfig:
         if self.bias:
             per_block += self.d_model
             per_block += self.d_ff * (2 if self.feedforward == "swiglu" else 1) + self.d_model
-        total = self.n_matmul_parameters + self.n_layers * per_block + norm
+        total = self.n_matmul_parameters + self.n_layers * (self._idle_parameters() + per_block) + norm
         total += self.bigram_rows * self.d_model
         if not self.tie_embeddings:
             total += self.vocab_size * self.d_model

@@ -8,30 +8,41 @@ from llm.model.functions import project, swiglu
 
 
 class FeedForward(nn.Module):
-    """Two linear maps around a non-linearity: GELU (tanh form, as in GPT-2) or squared ReLU (So et al. 2021)."""
+    """Two linear maps around a non-linearity."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, width: int) -> None:
         super().__init__()
-        self.up = nn.Linear(config.d_model, config.d_ff, bias=config.bias)
-        self.down = nn.Linear(config.d_ff, config.d_model, bias=config.bias)
-        self.squared_relu = config.feedforward == "relu2"
+        self.up = nn.Linear(config.d_model, width, bias=config.bias)
+        self.down = nn.Linear(width, config.d_model, bias=config.bias)
+        self.activation = config.feedforward
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [B, T, d_model] to the same shape."""
-        hidden = self.up(x)
-        hidden = F.relu(hidden).square() if self.squared_relu else F.gelu(hidden, approximate="tanh")
-        return self.down(hidden)
+        return self.down(activate(self.activation, self.up(x)))
 
 
 class GatedFeedForward(nn.Module):
     """SwiGLU (Shazeer 2020): one linear map opens or closes what the other brings up."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, width: int) -> None:
         super().__init__()
-        self.gate = nn.Linear(config.d_model, config.d_ff, bias=config.bias)
-        self.up = nn.Linear(config.d_model, config.d_ff, bias=config.bias)
-        self.down = nn.Linear(config.d_ff, config.d_model, bias=config.bias)
+        self.gate = nn.Linear(config.d_model, width, bias=config.bias)
+        self.up = nn.Linear(config.d_model, width, bias=config.bias)
+        self.down = nn.Linear(width, config.d_model, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [B, T, d_model] to the same shape."""
         return self.down(swiglu(*project(x, self.gate, self.up)))
+
+
+def dense_feedforward(config: GPTConfig, width: int) -> FeedForward | GatedFeedForward:
+    """The kind of feed-forward that `config` asks for, of so much inner width."""
+    return (GatedFeedForward if config.feedforward == "swiglu" else FeedForward)(config, width)
+
+
+def activate(kind: str, *hidden: Tensor) -> Tensor:
+    """What stands between the maps: GELU (tanh form, as in GPT-2), squared ReLU (So et al. 2021) or SwiGLU of two."""
+    if kind == "swiglu":
+        return swiglu(*hidden)
+    (up,) = hidden
+    return F.relu(up).square() if kind == "relu2" else F.gelu(up, approximate="tanh")

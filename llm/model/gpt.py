@@ -11,9 +11,10 @@ from llm.model.attention_kernels import Documents
 from llm.model.bigrams import BigramEmbedding
 from llm.model.cache import KVCache
 from llm.model.config import GPTConfig
-from llm.model.feedforward import FeedForward, GatedFeedForward
+from llm.model.feedforward import dense_feedforward
 from llm.model.init import init_weights
 from llm.model.loss import head_and_loss, soft_cap
+from llm.model.moe import MixtureOfExperts
 from llm.model.norm import build_norm
 from llm.model.position import Angles, rotary_angles
 
@@ -26,7 +27,7 @@ class Block(nn.Module):
         self.attention_norm = build_norm(config)
         self.attention = Attention(config, layer)
         self.feedforward_norm = build_norm(config)
-        self.feedforward = (GatedFeedForward if config.feedforward == "swiglu" else FeedForward)(config)
+        self.feedforward = MixtureOfExperts(config) if config.n_experts else dense_feedforward(config, config.d_ff)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(

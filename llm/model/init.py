@@ -28,7 +28,10 @@ _GPT2_WIDTH = 768  # for which that std was chosen
 
 
 def weight_std(config: GPTConfig, name: str, shape: torch.Size) -> float:
-    """Standard deviation with which the matrix called `name` in a GPT of `config` starts."""
+    """Standard deviation with which the matrix called `name` in a GPT of `config` starts.
+
+    `shape` is [..., fan_out, fan_in]: experts' matrices are stacked, and each starts as it would by itself.
+    """
     layer = name.removesuffix(".weight").rsplit(".", 1)[-1]
     if layer == "embedding" and config.tie_embeddings:
         return _GPT2_STD * min(1.0, math.sqrt(_GPT2_WIDTH / config.d_model))
@@ -44,7 +47,7 @@ def weight_std(config: GPTConfig, name: str, shape: torch.Size) -> float:
         return 1.0
     if layer == "head":
         return 1 / config.d_model
-    return 1 / (math.sqrt(shape[1]) * depth)
+    return 1 / (math.sqrt(shape[-1]) * depth)
 
 
 @torch.no_grad()
@@ -60,6 +63,8 @@ def init_weights(model: nn.Module, config: GPTConfig, seed: int) -> None:
             parameter.fill_(1.0)
         else:
             parameter.normal_(0.0, weight_std(config, name, parameter.shape), generator=_stream(parameter, name, seed))
+    for buffer in model.buffers():  # of routers, whose experts start level
+        buffer.zero_()
 
 
 def _stream(parameter: Tensor, name: str, seed: int) -> torch.Generator:

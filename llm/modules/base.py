@@ -16,6 +16,7 @@ from llm.errors import UserError
 from llm.generation import continue_text
 from llm.model import GPT, ConfigError, GPTConfig
 from llm.model.config import GPTOverrides
+from llm.model.moe import balance_experts
 from llm.modules.metrics import BitsPerByte
 from llm.optim import MuonAdamW, Role, parameter_groups, warmup_cosine, warmup_stable_decay
 
@@ -188,9 +189,11 @@ class LanguageModule(L.LightningModule):
         self.train()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if self.trainer.is_global_zero:
+            active = f" ({self.config.n_active_parameters():,} of them active)" if self.config.n_experts else ""
             log.info(
-                "model: %s parameters, %d layers of width %d, context %d; training: %s steps of %s tokens",
+                "model: %s parameters%s, %d layers of width %d, context %d; training: %s steps of %s tokens",
                 f"{sum(p.numel() for p in self.parameters()):,}",
+                active,
                 self.config.n_layers,
                 self.config.d_model,
                 self.config.context_length,
@@ -239,6 +242,15 @@ class LanguageModule(L.LightningModule):
         torch._foreach_mul_(gradients, scale)
         self.log("train_loss", nll / n_targets.clamp(min=1), prog_bar=True)
         self.log("lr", optimizer.param_groups[0]["lr"])
+        if self.config.n_experts:
+            self._balance_experts()
+
+    def _balance_experts(self) -> None:
+        """Even out the load that the experts had in the whole global batch; log the largest share that one had."""
+        reduce = partial(self.trainer.strategy.reduce, reduce_op="sum")
+        largest = balance_experts(self, reduce)
+        if largest is not None:
+            self.log("largest_expert_share", largest)
 
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Any, batch_idx: int) -> None:
         """Ask for the end at the last step: Lightning then validates once more, whatever the interval."""

@@ -13,13 +13,15 @@ def parameter_role(name: str, parameter: nn.Parameter) -> Role:
     """The role of a parameter of a GPT, from its qualified name and its number of dimensions.
 
     `embedding`: token, position and bigram tables (a tied head is the token table). `head`: an untied output
-    projection. `matrix`: every other weight of two dimensions: those inside the blocks. `scalar`: norm weights and
-    biases.
+    projection. `matrix`: every other weight of two dimensions: those inside the blocks; and the stacked matrices of
+    experts. `scalar`: norm weights and biases.
 
     Raises:
-        ValueError: for a parameter of three or more dimensions, which no role fits.
+        ValueError: for any other parameter of three or more dimensions, which no role fits.
     """
     owner = name.rpartition(".")[0].rpartition(".")[2]
+    if parameter.ndim == 3 and owner == "experts":
+        return "matrix"
     if parameter.ndim > 2:
         raise ValueError(f"{name} has shape {tuple(parameter.shape)}; parameters of a GPT have one or two dimensions")
     if parameter.ndim < 2:

@@ -23,8 +23,9 @@ class MuonAdamW(Optimizer):
     Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/): Nesterov momentum, then the nearest
     semi-orthogonal matrix. The step is scaled by 0.2 √max(rows, columns), which gives it the root mean square of a
     usual AdamW step whatever the shape (Liu et al. 2025, arXiv 2502.16982, section 2.2), so that `lr` and
-    `weight_decay` mean the same for both methods. Its state is one buffer a parameter, half of AdamW's. Parameters that
-    are sharded (DTensor) are not supported: the iteration needs whole matrices.
+    `weight_decay` mean the same for both methods. A parameter of three dimensions is a stack of matrices, each stepped
+    by itself. Muon's state is one buffer a parameter, half of AdamW's. Parameters that are sharded (DTensor) are not
+    supported: the iteration needs whole matrices.
 
     AdamW (Loshchilov and Hutter 2019) is torch's own fused kernel, with bias correction. Weight decay is decoupled in
     both: w ← w − lr · weight_decay · w, before the step. A parameter without a gradient is left alone, its state too.
@@ -119,11 +120,12 @@ class MuonAdamW(Optimizer):
 
     def _muon(self, group: dict[str, Any], params: list[Tensor]) -> None:
         # Matrices of one shape go through Newton–Schulz as one batch; a tall matrix lies on its side, so that the
-        # smaller dimension comes first and a block's down projection joins its gate and up projections.
+        # smaller dimension comes first and a block's down projection joins its gate and up projections. The stacked
+        # matrices of experts join as so many matrices.
         batches: defaultdict[tuple[int, int], list[Tensor]] = defaultdict(list)
         for p in params:
-            batches[(min(p.shape), max(p.shape))].append(p)
-        for (_, longer), batch in batches.items():
+            batches[(min(p.shape[-2:]), max(p.shape[-2:]))].append(p)
+        for (shorter, longer), batch in batches.items():
             grads, buffers = [], []
             for p in batch:
                 assert p.grad is not None
@@ -133,13 +135,14 @@ class MuonAdamW(Optimizer):
                 buffers.append(self.state[p]["momentum_buffer"])
             torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
             ahead = torch._foreach_lerp(grads, buffers, group["momentum"]) if group["nesterov"] else buffers
-            tall = [p.size(0) > p.size(1) for p in batch]
-            steps = orthogonalize(
-                torch.stack([m.mT if t else m for m, t in zip(ahead, tall, strict=True)]), group["ns_steps"]
-            )
+            lying = [m.mT if m.size(-2) > m.size(-1) else m for m in ahead]
+            matrices = [m.reshape(-1, shorter, longer) for m in lying]
+            steps = orthogonalize(torch.cat(matrices), group["ns_steps"]).split([len(m) for m in matrices])
             if group["weight_decay"]:
                 torch._foreach_mul_(batch, 1 - group["lr"] * group["weight_decay"])
-            updates = [s.mT if t else s for s, t in zip(steps.unbind(), tall, strict=True)]
+            updates = [
+                (s.mT if p.size(-2) > p.size(-1) else s).view(p.shape) for s, p in zip(steps, batch, strict=True)
+            ]
             torch._foreach_add_(batch, updates, alpha=-group["lr"] * 0.2 * longer**0.5)
 
 
@@ -156,7 +159,7 @@ def _check(group: dict[str, Any]) -> None:
         raise ValueError(f"ns_steps is {group['ns_steps']}; it must be 1 to {MAX_STEPS}")
     if group["method"] == "muon":
         for p in group["params"]:
-            if p.ndim != 2:
+            if p.ndim not in (2, 3):
                 raise ValueError(
                     f"Muon steps matrices; a parameter of shape {tuple(p.shape)} belongs in an adamw group"
                 )

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from llm.model import GPT, GPTConfig
 from llm.optim import parameter_groups
 
 
@@ -44,6 +45,14 @@ def test_every_parameter_is_in_exactly_one_group(tie, prefix):
     assert ("head" in by_role) is not tie
     assert by_role["matrix"] == {id(p) for p in model.blocks.parameters() if p.ndim == 2}
     assert all(p.ndim == 1 for group in groups if group["role"] == "scalar" for p in group["params"])
+
+
+def test_every_parameter_of_a_model_with_experts_has_a_role():
+    shape = {"vocab_size": 8, "context_length": 8, "n_layers": 1, "d_model": 8, "n_heads": 2}
+    groups = parameter_groups(GPT(GPTConfig(**shape, n_experts=3, d_shared=8)))
+    (names,) = [group["names"] for group in groups if group["role"] == "matrix"]
+    wanted = ("router.weight", "experts.gate", "experts.up", "experts.down", "shared.gate.weight", "shared.down.weight")
+    assert {f"blocks.0.feedforward.{name}" for name in wanted} < set(names)
 
 
 def test_options_reach_their_role_alone_and_decay_is_off_unless_asked_for():

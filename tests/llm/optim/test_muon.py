@@ -77,6 +77,39 @@ def test_muon_equals_a_plain_reference():
         torch.testing.assert_close(got, want, atol=2e-3, rtol=0)  # the error of six Newton–Schulz steps, five times
 
 
+def test_stacked_matrices_are_stepped_each_by_itself():
+    for shape in [(3, 16, 40), (3, 40, 16), (1, 16, 16)]:
+        stack, alone = _parameters(shape)[0], [nn.Parameter(matrix.clone()) for matrix in _parameters(shape)[0]]
+        (other,), (same,) = (
+            _parameters((40, 16), seed=3),
+            _parameters((40, 16), seed=3),
+        )
+        settings = {"method": "muon", "lr": 0.02, "weight_decay": 0.1}
+        stacked = MuonAdamW([{"params": [other, stack], **settings}])
+        apart = MuonAdamW([{"params": [*alone, same], **settings}])
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(3):
+            stack.grad = torch.randn(shape, generator=generator)
+            stack.grad[0] *= 100  # an expert with large gradients does not make the steps of others small
+            other.grad = same.grad = torch.randn(other.shape, generator=generator)
+            for matrix, grad in zip(alone, stack.grad, strict=True):
+                matrix.grad = grad.clone()
+            stacked.step()
+            apart.step()
+        torch.testing.assert_close(stack, torch.stack(list(alone)), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(other, same, rtol=1e-5, atol=1e-6)
+
+
+def test_an_expert_that_never_had_a_token_stays_where_it_is():
+    (stack,) = _parameters((2, 8, 16))
+    before = stack.detach().clone()
+    optimizer = MuonAdamW([{"params": [stack], "method": "muon", "lr": 0.02}])
+    stack.grad = torch.randn(2, 8, 16)
+    stack.grad[1] = 0
+    optimizer.step()
+    assert [torch.equal(a, b) for a, b in zip(stack, before, strict=True)] == [False, True]
+
+
 def test_a_muon_step_has_the_root_mean_square_of_an_adamw_step():
     for shape in [(64, 64), (64, 256), (256, 64)]:
         (p,) = _parameters(shape)
