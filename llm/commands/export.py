@@ -1,6 +1,7 @@
 """`python -m llm export`: a trained model for other programs."""
 
 import importlib
+import importlib.util
 from pathlib import Path
 
 from llm.commands.parser import CommandParser
@@ -28,6 +29,8 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments[1:])
     if options.to == "hf" and options.dtype == "q8_0":
         raise UserError("--dtype q8_0 goes with --to gguf alone: choose f32, f16 or bf16")
+    if options.to == "gguf" and importlib.util.find_spec("gguf") is None:
+        raise UserError("--to gguf needs the package gguf: pip install 'labyrinth-llm[gguf]'")
 
     from llm.checkpoint import load_model, read_checkpoint
     from llm.run import find_checkpoint

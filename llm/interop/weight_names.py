@@ -1,6 +1,6 @@
 """How each family calls the weights, and the two ways in which one of its tensors differs from ours."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +40,7 @@ class WeightNames:
         derived: endings of names that hold no weight, in files of older versions.
     """
 
-    names: dict[str, tuple[str, ...]]
+    names: Mapping[str, tuple[str, ...]]
     prefix: str
     head: str = "lm_head"
     transposed: bool = False
