@@ -109,9 +109,9 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
 def read_folder(folder: Path, dtype: torch.dtype | None = None) -> Imported:
     """The model and the tokenizer of a Hugging Face folder.
 
-    Weights come tensor by tensor from safetensors files, mapped rather than read where nothing has to be changed, so
-    that twice the model's memory is never needed. Where our special tokens are new to the tokenizer and the embedding
-    has no row for them, they get the mean of all rows: their probability is then below one in vocab_size.
+    Weights come tensor by tensor from safetensors files, so that twice the model's memory is never needed. Where our
+    special tokens are new to the tokenizer and the embedding has no row for them, they get the mean of all rows: their
+    probability is then below one in vocab_size.
 
     Args:
         folder: with config.json, safetensors files and a tokenizer.

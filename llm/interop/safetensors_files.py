@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -30,6 +31,8 @@ class Entry:
     path: Path
     shape: tuple[int, ...]
     dtype: str
+    start: int  # of its bytes in the file
+    n_bytes: int
 
 
 def headers(folder: Path) -> dict[str, Entry]:
@@ -37,10 +40,15 @@ def headers(folder: Path) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     for path in _files(folder):
         try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 - it is no mapping
-                    part = file.get_slice(name)
-                    entries[name] = Entry(path, tuple(part.get_shape()), part.get_dtype())
+            with safe_open(path, framework="pt"):  # checks the header, and that the file is as long as it says
+                pass
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                header = json.loads(file.read(length))
+            for name, told in header.items():
+                if name != "__metadata__":
+                    first, end = told["data_offsets"]
+                    entries[name] = Entry(path, tuple(told["shape"]), told["dtype"], 8 + length + first, end - first)
         except (SafetensorError, OSError) as error:
             reason = " ".join(str(error).split())
             raise UserError(
@@ -79,12 +87,13 @@ def _files(folder: Path) -> list[Path]:
 
 
 def tensors(entries: dict[str, Entry]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors by name, file by file, each mapped from the disk and not held here."""
-    for path in dict.fromkeys(entry.path for entry in entries.values()):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                if name in entries:
-                    yield name, file.get_tensor(name)
+    """The tensors by name, file by file, each read when its turn comes and held by the caller alone.
+
+    Not by mapping the file: its pages would stay in memory beside what is made of them, as long as one tensor is used.
+    """
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].path, item[1].start)):
+        raw = np.fromfile(entry.path, dtype=np.uint8, count=entry.n_bytes, offset=entry.start)
+        yield name, torch.from_numpy(raw).view(DTYPES[entry.dtype]).view(entry.shape)
 
 
 def write_shards(folder: Path, named: Iterable[tuple[str, Tensor]], shard_bytes: int = SHARD_BYTES) -> None:

@@ -17,8 +17,8 @@ def read_weights(
 ) -> dict[str, Tensor]:
     """The weights of a GPT of `config` by our names, all of `dtype` (None: the widest of the files).
 
-    What the headers show is checked before anything is read. A tensor that is kept as it is stays mapped from its file
-    until somebody uses it, so that no more than the model itself is ever in memory.
+    What the headers show is checked before anything is read, and then one tensor is read after the other: the model and
+    one tensor of its file is all that is ever in memory.
 
     Raises:
         UserError: a weight is missing, unknown, of another shape, of integers, or not finite.
@@ -34,8 +34,8 @@ def read_weights(
             raise UserError(
                 f"{entry.path}: {name} has the shape {list(entry.shape)}, and config.json makes it {list(wanted)}"
             )
-    if dtype is None:
-        dtype = _widest(entries)
+    widest = _widest(entries)
+    dtype = widest if dtype is None else dtype
     weights: dict[str, Tensor] = {}
     for name, tensor in tensors(entries):
         if not tensor.isfinite().all():

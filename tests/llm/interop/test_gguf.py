@@ -9,6 +9,7 @@ import pytest
 import tokenizers
 import torch
 from support.peers import TEXT, randomise
+from support.stories import read_stories
 
 from datamodules.text.patterns import GPT2_PATTERN, GPT4_PATTERN, PATTERN, QWEN_PATTERN
 from datamodules.text.tokenizer import Tokenizer
@@ -94,6 +95,16 @@ def test_what_is_read_back_is_what_was_written(tokenizer: Tokenizer, tmp_path: P
     assert all(torch.equal(back[name], weight) for name, weight in model.state_dict().items())
 
 
+def test_stories_are_told_by_llama_cpp(shared_data: Path, tokenizer: Tokenizer, tmp_path: Path):
+    model = read_stories(shared_data / "stories260K")
+    write_folder(tmp_path / "out", model, tokenizer)  # not its own tokenizer: that is none of bytes
+    ids = json.loads((shared_data / "stories260K" / "golden.json").read_text())["ids"]
+    theirs = LlamaCpp(tmp_path / "out" / "model-f32.gguf", tokenizer, 128)
+    for length in (1, 16, 60):
+        told = theirs.log_probabilities(ids[:length], 10)
+        assert max(told, key=lambda token: told[token]) == ids[length]
+
+
 # ---- the tokenizer --------------------------------------------------------------------------------------------------
 
 
@@ -104,6 +115,31 @@ def test_each_pattern_has_the_name_that_cuts_alike(pattern: str, pre: str, tmp_p
     tokenizer = Tokenizer(train_bpe([TEXT], 300, pattern=pattern))
     assert pre_name(json.loads(tokenizer.to_str())) == pre
     write_folder(tmp_path / "out", build(), tokenizer)
+
+
+SLOW = [pytest.param(pattern, marks=pytest.mark.slow) for pattern in (GPT2_PATTERN, QWEN_PATTERN)]
+
+
+@pytest.mark.parametrize("pattern", [GPT4_PATTERN, *SLOW])
+def test_every_kind_of_character_is_cut_alike(
+    pattern: str, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """By the 50,000 merges of GPT-2, which show where a cut is; docs/interop.md has the figures for all of Unicode."""
+    files = [str(shared_data / "gpt2-tokenizer" / name) for name in ("encoder.json", "vocab.bpe")]
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(*files))
+    parts = tokenizers.pre_tokenizers
+    cut = parts.Split(tokenizers.Regex(pattern), behavior="isolated")
+    backend.pre_tokenizer = parts.Sequence([cut, parts.ByteLevel(add_prefix_space=False, use_regex=False)])
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer = Tokenizer.from_str(backend.to_str())
+    monkeypatch.setattr(gguf_file.importlib.util, "find_spec", lambda name: None)  # llama.cpp is asked below
+    write_folder(tmp_path / "out", build(vocab_size=tokenizer.vocab_size, n_layers=1, d_model=16), tokenizer)
+    theirs = LlamaCpp(tmp_path / "out" / "model-f32.gguf", tokenizer, 128)
+    points = [chr(point) for point in (*range(0x600), *range(0x600, 0x30000, 61)) if not 0xD800 <= point < 0xE000]
+    contexts = "the{0}the {0}the 12{0}34 {0}{0} it'{0} !{0}! {0}s\n"
+    for start in range(0, len(points), 256):
+        text = "".join(contexts.format(point) for point in points[start : start + 256])
+        assert theirs.ids(text) == tokenizer.encode_prompt(text), start
 
 
 def test_smollms_way_of_cutting(tmp_path: Path):

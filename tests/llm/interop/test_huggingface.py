@@ -12,6 +12,7 @@ import tokenizers
 import torch
 import transformers
 from support.peers import TEXT
+from support.stories import read_stories
 
 from datamodules.text.patterns import GPT2_PATTERN, PATTERN
 from datamodules.text.tokenizer import Tokenizer
@@ -20,6 +21,7 @@ from llm.errors import UserError
 from llm.interop import huggingface
 from llm.interop.adversarial import adversarial_strings
 from llm.interop.huggingface import read_folder, write_folder
+from llm.interop.safetensors_files import headers, tensors
 from llm.model import GPT, GPTConfig
 
 
@@ -238,6 +240,39 @@ def test_gpt2s_tokenizer_files_give_identical_ids(shared_data: Path, tmp_path: P
     assert (probability[..., 50257:] <= 1 / 50257).all()
 
 
+def test_files_of_older_versions(saved: Callable[..., tuple[torch.nn.Module, Path]]):
+    """GPT-2 on the hub: names without their prefix, masks among the weights, and a head that is the embedding's."""
+    theirs, folder = saved("GPT2")
+    wanted = read_folder(folder).weights
+
+    def rename(weights: dict[str, torch.Tensor]) -> None:
+        for name in list(weights):
+            weights[name.removeprefix("transformer.")] = weights.pop(name)
+        weights["h.0.attn.bias"] = torch.ones(1, 1, 64, 64)
+        weights["lm_head.weight"] = theirs.transformer.wte.weight.detach().clone()
+
+    spoil_weight(folder, rename)
+    got = read_folder(folder).weights
+    assert got.keys() == wanted.keys()
+    assert all(torch.equal(got[name], value) for name, value in wanted.items())
+
+
+def test_weights_are_read_one_at_a_time(
+    saved: Callable[..., tuple[torch.nn.Module, Path]], monkeypatch: pytest.MonkeyPatch
+):
+    _, folder = saved("Llama")
+    entries = headers(folder)
+    reads: list[int] = []
+    intact = np.fromfile
+    monkeypatch.setattr(
+        "numpy.fromfile", lambda path, **settings: reads.append(settings["count"]) or intact(path, **settings)
+    )
+    stream = tensors(entries)
+    assert not reads
+    name, tensor = next(stream)
+    assert reads == [tensor.numel() * 4] == [entries[name].n_bytes]
+
+
 def llama3_tokenizer() -> tokenizers.Tokenizer:
     """As Llama 3 has it: a text begins with one token and ends with another, and neither is called as ours."""
     names = ["<|begin_of_text|>", "<|end_of_text|>"]
@@ -276,3 +311,17 @@ def test_the_mean_of_rows_is_not_needed_where_there_are_rows(
     np.testing.assert_array_equal(
         read_folder(folder).weights["embedding.weight"].numpy(), theirs.model.embed_tokens.weight.detach().numpy()
     )
+
+
+def test_stories_are_told_by_transformers(shared_data: Path, tokenizer: Tokenizer, tmp_path: Path):
+    model = read_stories(shared_data / "stories260K")
+    golden = json.loads((shared_data / "stories260K" / "golden.json").read_text())
+    write_folder(tmp_path / "out", model, tokenizer)  # not its own tokenizer: that is none of bytes
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    prompt = torch.tensor([golden["ids"][:1]])
+    told = theirs.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_length=100)
+    assert told[0].tolist() == golden["ids"][:100]
+    back = read_folder(tmp_path / "out").model()
+    with torch.inference_mode():
+        logits = back(torch.tensor([golden["ids"][:16]]))[0, -1]
+    torch.testing.assert_close(logits, torch.tensor(golden["logits_last_of_first_16_ids"]), rtol=1e-5, atol=2e-5)
