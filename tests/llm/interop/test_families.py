@@ -117,6 +117,7 @@ def test_an_architecture_for_each_shape(fields: dict[str, Any], architecture: st
 UNKNOWN_THERE = [
     ({"feedforward": "relu2"}, "feedforward 'relu2'"),
     ({"logit_soft_cap": 15.0}, "logit_soft_cap 15.0"),
+    ({"bigram_rows": 64}, "bigram_rows 64"),
     ({"qk_norm": True, "bias": True}, "qk_norm True"),
     ({"norm": "layernorm", "feedforward": "gelu", "position": "learned"}, "bias False"),
     ({"norm": "layernorm"}, "norm 'layernorm'"),
