@@ -113,7 +113,7 @@ def write_folder(
         if importlib.util.find_spec("xllamacpp") is not None:
             from llm.interop.llama_cpp import demand_same_in_llama_cpp
 
-            verified += f"; {demand_same_in_llama_cpp(path, model, tokenizer, dtype)}"
+            verified += f"; {demand_same_in_llama_cpp(path, _model(config, weights), tokenizer, dtype)}"
         size = path.stat().st_size
     return {"architecture": architecture, "bytes": size, "verified": verified}
 

@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 import gguf
+import tokenizers
 
 from datamodules.text.patterns import GPT2_PATTERN, GPT4_PATTERN, QWEN_PATTERN
 from datamodules.text.special_tokens import END
@@ -46,12 +47,24 @@ def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer, vocab_size: int
 
 
 def pre_name(content: dict[str, Any]) -> str:
-    """llama.cpp's name for the way in which a tokenizer.json cuts text; UserError where it has none."""
+    """llama.cpp's name for the way in which a tokenizer.json cuts and joins text; UserError where it has none."""
     if content["normalizer"] is not None:
         raise UserError(
-            f"the tokenizer changes text before it encodes it ({content['normalizer'].get('type')}), which llama.cpp "
-            "does not: this model cannot become a GGUF file"
+            f"the tokenizer changes text before it encodes it ({content['normalizer'].get('type')}), and llama.cpp "
+            "does not; --to hf takes any"
         )
+    name = _name_of_pattern(content)
+    model = content["model"]
+    # Under this name llama.cpp takes a piece that is a token for that token, under the others it joins what merges say.
+    if model["ignore_merges"] != (name == "llama-bpe") and not _merges_lead_to_every_token(content):
+        raise UserError(
+            "the tokenizer has tokens that its merges do not lead to, and llama.cpp would "
+            f"{'take' if name == 'llama-bpe' else 'miss'} them; --to hf takes any"
+        )
+    return name
+
+
+def _name_of_pattern(content: dict[str, Any]) -> str:
     before = content["pre_tokenizer"] or {}
     match before.get("pretokenizers", [before]):
         case [{"type": "ByteLevel", "use_regex": True, "add_prefix_space": False}]:
@@ -72,3 +85,13 @@ def pre_name(content: dict[str, Any]) -> str:
                 f"{', '.join(_NAMES.values())} alone; --to hf takes any"
             )
     raise UserError("llama.cpp cannot cut text into pieces as the tokenizer does; --to hf takes any")
+
+
+def _merges_lead_to_every_token(content: dict[str, Any]) -> bool:
+    """Whether each token of the vocabulary, spelled out alone, is joined to itself."""
+    added = {token["content"] for token in content["added_tokens"]}
+    tokens = [token for token in content["model"]["vocab"] if token not in added]
+    model = {**content["model"], "ignore_merges": False}
+    plain = {**content, "model": model, "added_tokens": [], "pre_tokenizer": None, "post_processor": None}
+    alone = tokenizers.Tokenizer.from_str(json.dumps(plain)).encode_batch_fast(tokens, add_special_tokens=False)
+    return all(encoding.ids == [model["vocab"][token]] for token, encoding in zip(tokens, alone, strict=True))

@@ -126,6 +126,8 @@ def read_folder(folder: Path, dtype: torch.dtype | None = None) -> Imported:
         config = family.read(values)
     except UserError as error:
         raise UserError(f"{folder / 'config.json'}: {error}") from error
+    except (TypeError, ValueError, AttributeError) as error:  # text where there should be a number, and the like
+        raise UserError(f"{folder / 'config.json'} holds a value that cannot be used ({error})") from error
     entries = headers(folder)
     tokenizer, own_ids = read_tokenizer(folder, values)
     if own_ids > config.vocab_size:

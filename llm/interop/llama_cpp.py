@@ -79,9 +79,11 @@ def demand_same_in_llama_cpp(path: Path, model: GPT, tokenizer: Tokenizer, dtype
 
 @torch.inference_mode()
 def largest_difference(theirs: LlamaCpp, model: GPT, tokenizer: Tokenizer) -> float:
-    """Of the log-probabilities of the likeliest tokens, over prompts of several lengths, in nats."""
+    """Of the log-probabilities of the likeliest tokens, over prompts of several lengths, in nats.
+
+    `model` is in eval mode and float32, on the CPU.
+    """
     text = tokenizer.encode_prompt(" ".join(adversarial_strings()[:80]))
-    model = model.float().eval()
     differences = []
     for length in LENGTHS:
         if length < min(len(text), model.config.context_length):

@@ -117,10 +117,8 @@ def test_each_pattern_has_the_name_that_cuts_alike(pattern: str, pre: str, tmp_p
     write_folder(tmp_path / "out", build(), tokenizer)
 
 
-SLOW = [pytest.param(pattern, marks=pytest.mark.slow) for pattern in (GPT2_PATTERN, QWEN_PATTERN)]
-
-
-@pytest.mark.parametrize("pattern", [GPT4_PATTERN, *SLOW])
+@pytest.mark.slow
+@pytest.mark.parametrize("pattern", [GPT2_PATTERN, GPT4_PATTERN, QWEN_PATTERN])
 def test_every_kind_of_character_is_cut_alike(
     pattern: str, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -166,6 +164,22 @@ def test_a_pattern_that_llama_cpp_has_not_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match=r"changes text before it encodes it \(NFC\)"):
         write_folder(tmp_path / "out", build(), Tokenizer(backend))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ignore_merges", [False, True])
+def test_tokens_beside_the_merges(ignore_merges: bool, tmp_path: Path):
+    """Llama 3 has tokens that only a whole piece becomes; llama.cpp knows of that by the name of the pattern alone."""
+    content = json.loads(train_bpe([TEXT], 300, pattern=GPT4_PATTERN).to_str())
+    content["model"]["vocab"]["zebra"] = 300
+    content["model"]["ignore_merges"] = ignore_merges
+    tokenizer = Tokenizer.from_str(json.dumps(content))
+    assert tokenizer.encode("zebra") == ([300] if ignore_merges else tokenizer.encode("zebr") + tokenizer.encode("a"))
+    if ignore_merges:
+        write_folder(tmp_path / "out", build(), tokenizer)
+        assert LlamaCpp(tmp_path / "out" / "model-f32.gguf", tokenizer, 8).ids("zebra") == [0, 300]
+    else:
+        with pytest.raises(UserError, match=r"its merges do not lead to, and llama\.cpp would take them"):
+            write_folder(tmp_path / "out", build(), tokenizer)
 
 
 def test_ids_without_text_and_special_ones(tokenizer: Tokenizer, tmp_path: Path):

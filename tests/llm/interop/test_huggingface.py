@@ -198,6 +198,8 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: spoil_weight(f, lambda w: w.update({NORM: torch.ones(48).int()})), f"{NORM} holds I32 numbers"),
     (lambda f: change_config(f, architectures=["MambaForCausalLM"]), "its architecture is MambaForCausalLM"),
     (lambda f: change_config(f, hidden_act="relu"), "its hidden_act is 'relu'"),
+    (lambda f: change_config(f, rms_norm_eps="small"), "config.json holds a value that cannot be used"),
+    (lambda f: change_config(f, hidden_size="wide"), "d_model is 'wide'"),
     (lambda f: (f / "config.json").write_text("{"), "config.json is not readable JSON"),
     (lambda f: (f / "config.json").unlink(), "holds no config.json"),
     (lambda f: (f / "tokenizer.json").unlink(), "holds no tokenizer"),
