@@ -24,6 +24,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         partial.mkdir()
         yield partial
         for path in partial.iterdir():
+            path.chmod(0o666 & ~_umask())  # safetensors lets nobody but the owner read
             _sync(path)
         _sync(partial)
         if folder.is_dir():
@@ -60,6 +61,12 @@ def _temporary(path: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
         else:
             partial.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _sync(path: Path) -> None:

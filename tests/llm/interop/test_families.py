@@ -138,6 +138,7 @@ UNKNOWN_HERE = [
     ({**LLAMA, "architectures": ["BloomForCausalLM"]}, "its architecture is BloomForCausalLM"),
     ({**LLAMA, "hidden_act": "gelu"}, "its hidden_act is 'gelu'"),
     ({**LLAMA, "attention_bias": True}, "its mlp_bias is False and its attention_bias True"),
+    ({**LLAMA, "architectures": ["Qwen3ForCausalLM"], "attention_bias": True}, "its attention_bias is True"),
     ({**LLAMA, "rope_scaling": {"type": "longrope", "factor": 2.0}}, "its rope_type is 'longrope'"),
     ({**LLAMA, "partial_rotary_factor": 0.5}, "its partial_rotary_factor is 0.5"),
     ({**LLAMA, "quantization_config": {"bits": 4}}, "its quantization_config is {'bits': 4}"),

@@ -105,6 +105,13 @@ def test_large_models_are_written_as_shards(model: GPT, tokenizer: Tokenizer, tm
         torch.testing.assert_close(theirs(tokens).logits, model(tokens), rtol=1e-5, atol=1e-5)
 
 
+def test_who_may_read_one_file_may_read_all(model: GPT, tokenizer: Tokenizer, tmp_path: Path):
+    (tmp_path / "plain").touch()
+    write_folder(tmp_path / "out", model, tokenizer)
+    wanted = (tmp_path / "plain").stat().st_mode
+    assert {path.stat().st_mode for path in (tmp_path / "out").iterdir()} == {wanted}
+
+
 def test_a_tied_head_is_stored_once(tokenizer: Tokenizer, tmp_path: Path):
     shape = {"context_length": 8, "n_layers": 1, "d_model": 16, "n_heads": 2, "tie_embeddings": True}
     write_folder(tmp_path / "out", GPT(GPTConfig(vocab_size=300, **shape)), tokenizer)
