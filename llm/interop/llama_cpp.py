@@ -39,6 +39,8 @@ class LlamaCpp:
             self.server = xllamacpp.Server(settings)
         except Exception as error:  # of a library in C++
             raise UserError(f"llama.cpp cannot load what was written ({' '.join(str(error).split())})") from error
+        # Its thread is at work once it has answered; a server that is dropped before that waits for itself for ever.
+        self.log_probabilities([tokenizer.begin_of_text], 1)
 
     def ids(self, text: str) -> list[int]:
         """The ids of a text as a prompt, special tokens in it being text."""

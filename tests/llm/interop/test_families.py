@@ -14,6 +14,7 @@ from llm.errors import UserError
 from llm.interop.families import expressing, family_of
 from llm.interop.huggingface import read_folder, write_folder
 from llm.model import GPT, GPTConfig, KVCache
+from llm.model.rope_scaling import RopeScaling
 
 GQA = {"num_key_value_heads": 2}
 
@@ -162,3 +163,10 @@ def test_a_knob_that_we_do_not_have_is_refused_by_its_name(values: dict[str, Any
 
 def test_a_switched_off_window_is_none():
     assert family_of(QWEN2).read({**QWEN2, "sliding_window": 8, "use_sliding_window": False}).sliding_window is None
+
+
+def test_the_older_words_for_rope():
+    values = {**LLAMA, "rope_theta": 500, "rope_scaling": {"type": "yarn", "factor": 2.0, "mscale": None}}
+    config = family_of(LLAMA).read(values)
+    assert config.rope_theta == 500
+    assert config.rope_scaling == RopeScaling(type="yarn", factor=2.0, original_context_length=32)
