@@ -15,6 +15,7 @@ FORBIDDEN = {
     "llm/optim": ("lightning", "llm.modules", "llm.cli", "datamodules", "callbacks"),
     "llm/modules": ("llm.cli", "datamodules", "callbacks"),
     "llm/generation": ("lightning", "llm.modules", "llm.cli", "callbacks"),
+    "llm/interop": ("llm.cli", "callbacks", "transformers"),
     "datamodules": ("llm", "callbacks"),
     "datamodules/corpus": ("llm", "callbacks", "torch", "lightning"),
     "datamodules/text": ("llm", "callbacks", "lightning"),
@@ -54,7 +55,16 @@ def test_the_model_needs_torch_alone():
     assert outside == {"torch", "llm"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["prepare", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["generate", "--help"],
+        ["prepare", "--help"],
+        ["import", "--help"],
+        ["export", "--help"],
+    ],
+)
 def test_light_help_imports_neither_torch_nor_lightning(arguments: list[str]):
     code = (
         "import sys\nfrom llm.__main__ import main\n"

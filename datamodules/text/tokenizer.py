@@ -36,6 +36,7 @@ class Tokenizer:
         vocab_size: number of ids, special ones included; every id is below it.
         special: id of each special token by its text.
         end_of_text, pad: two of these ids.
+        begin_of_text: the id that stands before every text; end_of_text, unless an imported tokenizer has its own.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
@@ -49,6 +50,10 @@ class Tokenizer:
         self.special: dict[str, int] = {token: vocabulary[token] for token in SPECIAL_TOKENS}
         self.end_of_text = self.special[END_OF_TEXT]
         self.pad = self.special[PAD]
+        before = backend.encode("").ids  # what a post-processor, if there is one, puts before a text
+        self.begin_of_text: int = before[0] if before else self.end_of_text
+        if before == [self.end_of_text]:
+            backend.post_processor = None  # it says what holds anyway: with and without, it is the same tokenizer
 
     @classmethod
     def from_str(cls, content: str) -> "Tokenizer":
@@ -100,8 +105,8 @@ class Tokenizer:
         return self.encode_batch([text])[0].tolist()
 
     def encode_prompt(self, text: str) -> list[int]:
-        """The ids of a text that a model is to continue: one end-of-text, as before every document, then the text."""
-        return [self.end_of_text, *self.encode(text)]
+        """The ids of a text that a model is to continue: one token, as before every document, then the text."""
+        return [self.begin_of_text, *self.encode(text)]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of several texts, int64 [n_tokens] each; uses all cores.

@@ -9,6 +9,11 @@ COMMANDS = {
     "test": ("llm.cli", "score a checkpoint, once more, under the name of test"),
     "predict": ("llm.cli", "write the loss of every row of validation text as a table"),
     "prepare": ("llm.commands.prepare", "make the corpus, tokenizer and token store of a config, and stop"),
+    "import": ("llm.commands.import_", "make a checkpoint of pretrained weights: --from FOLDER --output PATH"),
+    "export": (
+        "llm.commands.export",
+        "write a model for other programs: --checkpoint PATH --to hf|gguf --output FOLDER",
+    ),
     "generate": ("llm.commands.generate", "continue a prompt: --checkpoint PATH --prompt TEXT"),
 }
 

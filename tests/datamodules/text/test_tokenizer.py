@@ -117,6 +117,23 @@ def test_a_foreign_tokenizer_gets_the_special_tokens_that_it_lacks(shared_data: 
     assert 50256 not in tokenizer.encode("<|endoftext|>")
 
 
+def test_what_stands_before_a_text_is_one_token(tokenizer: Tokenizer) -> None:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers.processors import TemplateProcessing
+
+    backend = Backend.from_str(tokenizer.to_str())
+    name, own = "<|system|>", tokenizer.special["<|system|>"]  # any token that is not the end-of-text
+    backend.post_processor = TemplateProcessing(single=f"{name} $A", special_tokens=[(name, own)])
+    other = Tokenizer.from_str(backend.to_str())
+    assert other.encode_prompt("a fox") == [own, *tokenizer.encode("a fox")]
+    assert other.encode("a fox") == tokenizer.encode("a fox")
+    # The end-of-text stands there anyway: said or not, it is the same tokenizer.
+    backend.post_processor = TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
+    same = Tokenizer.from_str(backend.to_str())
+    assert same.to_str() == tokenizer.to_str()
+    assert same.encode_prompt("a fox") == tokenizer.encode_prompt("a fox") == [0, *tokenizer.encode("a fox")]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

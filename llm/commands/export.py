@@ -1,0 +1,45 @@
+"""`python -m llm export`: a trained model for other programs."""
+
+import importlib
+import importlib.util
+from pathlib import Path
+
+from llm.commands.parser import CommandParser
+from llm.errors import UserError
+
+
+def parser() -> CommandParser:
+    """The options of `export`."""
+    options = CommandParser(
+        "export",
+        "Write a trained model and its tokenizer for other programs: a folder for transformers and vLLM (hf), or a "
+        "file for llama.cpp and Ollama (gguf). It is read back and compared before it gets its name.",
+    )
+    options.add_argument("--checkpoint", required=True, help="a .ckpt file, or the folder of a run (its best one)")
+    options.add_argument("--to", required=True, choices=("hf", "gguf"), help="what to write")
+    options.add_argument("--output", required=True, help="the folder to write, which must not hold anything yet")
+    options.add_argument(
+        "--dtype", default="f32", choices=("f32", "f16", "bf16", "q8_0"), help="of the weights; q8_0 for gguf alone"
+    )
+    return options
+
+
+def main(arguments: list[str]) -> int:
+    """Write the model and say what was verified."""
+    options = parser().parse_args(arguments[1:])
+    if options.to == "hf" and options.dtype == "q8_0":
+        raise UserError("--dtype q8_0 goes with --to gguf alone: choose f32, f16 or bf16")
+    if options.to == "gguf" and importlib.util.find_spec("gguf") is None:
+        raise UserError("--to gguf needs the package gguf: pip install 'labyrinth-llm[gguf]'")
+
+    from llm.checkpoint import load_model, read_checkpoint
+    from llm.run import find_checkpoint
+
+    path = find_checkpoint(options.checkpoint)
+    chat_template = read_checkpoint(path)["labyrinth"].get("chat_template")
+    model, tokenizer = load_model(path)
+    writer = importlib.import_module({"hf": "llm.interop.huggingface", "gguf": "llm.interop.gguf"}[options.to])
+    told = writer.write_folder(Path(options.output), model, tokenizer, dtype=options.dtype, chat_template=chat_template)
+    print(f"{options.output}: {told['architecture']}, {told['bytes']:,} bytes")
+    print(f"verified: {told['verified']}")
+    return 0

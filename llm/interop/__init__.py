@@ -1,0 +1,1 @@
+"""Weights that travel: Hugging Face folders out and in, GGUF files out."""
