@@ -1,7 +1,7 @@
 """The tokenizer of a GGUF file: llama.cpp knows no pattern but those of its own list, each by a name ("pre").
 
 A name that is nearly right gives other ids for some texts and says nothing, so a name is given here only to a pattern
-that cuts all of the awkward strings as llama.cpp does under that name (tests/llm/interop/test_llama_cpp.py).
+that cuts all of the awkward strings as llama.cpp does under that name (tests/llm/interop/test_gguf.py).
 """
 
 import json
@@ -10,12 +10,12 @@ from typing import Any
 import gguf
 import tokenizers
 
-from datamodules.text.patterns import GPT2_PATTERN, GPT4_PATTERN, QWEN_PATTERN
+from datamodules.text.patterns import GPT2_PATTERN, GPT4_PATTERN, PATTERN
 from datamodules.text.special_tokens import END
 from datamodules.text.tokenizer import Tokenizer
 from llm.errors import UserError
 
-_NAMES = {GPT2_PATTERN: "gpt-2", GPT4_PATTERN: "llama-bpe", QWEN_PATTERN: "qwen2"}
+_NAMES = {GPT2_PATTERN: "gpt-2", GPT4_PATTERN: "llama-bpe", PATTERN: "qwen2"}
 
 
 def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer, vocab_size: int, chat_template: str) -> None:
