@@ -13,9 +13,9 @@ from llm.errors import UserError
 from llm.interop.adversarial import N_STRINGS, adversarial_strings, demand_same_ids
 from llm.model import GPT
 
-# Log-probabilities (nats) may differ by this much. llama.cpp multiplies f16 matrices by activations that it rounds to
-# f16, bf16 and q8_0 likewise; in f32 what differs is the order of the sums.
-TOLERANCES = {"f32": 1e-3, "f16": 0.02, "bf16": 0.1, "q8_0": 0.1}
+# Log-probabilities (nats) may differ by this much, which is some times what was measured (docs/interop.md): llama.cpp
+# rounds the activations to the kind of number that the matrix has, and takes GELU from a table of f16 numbers.
+TOLERANCES = {"f32": 0.01, "f16": 0.05, "bf16": 0.3, "q8_0": 0.5}
 N_COMPARED = 40  # most likely tokens of which the log-probability is compared
 LENGTHS = (1, 2, 7, 30, 100)
 

@@ -232,7 +232,11 @@ def test_a_damaged_folder_is_one_sentence(
 
 def test_gpt2s_tokenizer_files_give_identical_ids(shared_data: Path, tmp_path: Path):
     config = transformers.GPT2Config(n_embd=8, n_layer=1, n_head=1, n_positions=16)
-    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    theirs = transformers.GPT2LMHeadModel(config)
+    with torch.no_grad():  # as in GPT-2 itself, every logit is far below zero
+        theirs.transformer.ln_f.bias.fill_(3.0)
+        theirs.transformer.wte.weight.sub_(1.0)
+    theirs.save_pretrained(tmp_path)
     for name in ("encoder.json", "vocab.bpe"):
         (tmp_path / name).write_bytes((shared_data / "gpt2-tokenizer" / name).read_bytes())
     imported = read_folder(tmp_path)
