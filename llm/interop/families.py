@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from llm.errors import UserError
 from llm.interop.rope import read_rope, write_rope
-from llm.interop.weight_names import GPT2, LLAMA, QWEN3, STARCODER2, WeightNames
+from llm.interop.weight_names import GPT2, LLAMA, MIXTRAL, QWEN3, QWEN3_MOE, STARCODER2, WeightNames
 from llm.model import ConfigError, GPTConfig
 
 # Fields that say how a model is trained: no weight and no logit depends on them.
@@ -45,6 +45,7 @@ class Family:
         defaults: values of keys that a config.json may leave out; None lets GPTConfig derive the field.
         fixed: our fields in which it leaves no choice.
         constants: its keys in which we leave no choice.
+        aliases: other names of its keys, which some versions write.
         twins: its keys that we can only have with the same value as another one.
         window: how it asks for a sliding window: never, by one key, or by a key and a switch with exceptions by layer.
         dropout_keys: its keys for what is one `dropout` here.
@@ -58,6 +59,7 @@ class Family:
     defaults: dict[str, Any] = field(default_factory=dict)
     fixed: dict[str, Any] = field(default_factory=dict)
     constants: dict[str, Any] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
     twins: dict[str, str] = field(default_factory=dict)
     window: Literal["never", "plain", "switched"] = "never"
     dropout_keys: tuple[str, ...] = ()
@@ -66,7 +68,9 @@ class Family:
 
     def read(self, values: dict[str, Any]) -> GPTConfig:
         """The shape that a config.json of this family describes; UserError names the knob that we do not have."""
-        for key, neutral in {**NEUTRAL, **self.constants}.items():
+        values = {self.aliases.get(key, key): value for key, value in values.items()}
+        neutral_here = {key: neutral for key, neutral in NEUTRAL.items() if key not in self.keys.values()}
+        for key, neutral in {**neutral_here, **self.constants}.items():
             wanted = neutral if isinstance(neutral, tuple) else (neutral,)
             if values.get(key) is not None and values[key] not in wanted:
                 raise UserError(f"its {key} is {_short(values[key])}, and our model can only have {_short(wanted[0])}")
@@ -161,6 +165,7 @@ _LLAMA_DEFAULTS = {
     "rms_norm_eps": 1e-6,
 }
 _LLAMA_FIXED = {"position": "rope", "norm": "rmsnorm", "feedforward": "swiglu", "logit_soft_cap": None}
+_SOFTMAX_EXPERTS = {"router": "softmax", "d_shared": 0, "bias": False, "qkv_bias": False}
 _SILU = {"hidden_act": ("silu", "swish")}
 _TANH_GELU = ("gelu_pytorch_tanh", "gelu_new")
 
@@ -205,6 +210,35 @@ FAMILIES = (
         constants={**_SILU, "attention_bias": False},
         window="switched",
         weights=QWEN3,
+    ),
+    Family(
+        model_type="mixtral",
+        architecture="MixtralForCausalLM",
+        keys={**_LLAMA_KEYS, "n_experts": "num_local_experts", "n_active_experts": "num_experts_per_tok"},
+        defaults={**_LLAMA_DEFAULTS, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "sliding_window": None}
+        | {"num_local_experts": 8, "num_experts_per_tok": 2},
+        fixed={**_LLAMA_FIXED, **_SOFTMAX_EXPERTS, "normalize_routing": True, "qk_norm": False},
+        constants=_SILU,
+        window="plain",
+        weights=MIXTRAL,
+    ),
+    Family(
+        model_type="qwen3_moe",
+        architecture="Qwen3MoeForCausalLM",
+        keys={
+            **_LLAMA_KEYS,
+            "n_experts": "num_experts",
+            "n_active_experts": "num_experts_per_tok",
+            "d_expert": "moe_intermediate_size",
+            "normalize_routing": "norm_topk_prob",
+        },
+        defaults={**_LLAMA_DEFAULTS, "num_key_value_heads": 4, "num_experts": 128, "num_experts_per_tok": 8}
+        | {"moe_intermediate_size": 768, "norm_topk_prob": False},
+        fixed={**_LLAMA_FIXED, **_SOFTMAX_EXPERTS, "qk_norm": True, "sliding_window": None},
+        constants={**_SILU, "attention_bias": False, "use_sliding_window": False}
+        | {"decoder_sparse_step": 1, "mlp_only_layers": []},
+        aliases={"num_local_experts": "num_experts"},
+        weights=QWEN3_MOE,
     ),
     Family(
         model_type="starcoder2",

@@ -120,7 +120,10 @@ def write_folder(
 
 def architecture_of(config: GPTConfig) -> str:
     """llama.cpp's architecture for a shape; UserError names the knob that it has not."""
-    architecture = ARCHITECTURES[expressing(config).model_type]
+    family = expressing(config)
+    if config.n_experts:
+        raise UserError(f"models with experts (n_experts {config.n_experts}) are not written as GGUF; use --to hf")
+    architecture = ARCHITECTURES[family.model_type]
     lacking = ""
     if config.sliding_window is not None and config.sliding_window < config.context_length:
         lacking = f"sliding_window {config.sliding_window} (below the context of {config.context_length})"

@@ -1,7 +1,8 @@
-"""How each family calls the weights, and the two ways in which one of its tensors differs from ours."""
+"""How each family calls the weights, and the three ways in which one of its tensors differs from ours."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -11,14 +12,20 @@ from llm.model import GPT, GPTConfig
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor of a family: which of ours it holds, one above the other, and whether it is transposed ([in, out])."""
+    """One tensor of a family: which of ours it holds, one above the other, and whether it is transposed ([in, out]).
+
+    Or, where `expert` is a number, the matrix of that expert in our stack of all of them.
+    """
 
     name: str
     ours: tuple[str, ...]
     transposed: bool
+    expert: int | None = None
 
     def join(self, parts: list[Tensor]) -> Tensor:
         """Theirs from ours."""
+        if self.expert is not None:
+            return parts[0][self.expert].contiguous()
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
         return (whole.T if self.transposed else whole).contiguous()
 
@@ -33,7 +40,8 @@ class WeightNames:
     """The names of a family's weights.
 
     Attributes:
-        names: theirs -> ours, without the ending; `{layer}` stands for its number. Theirs may hold several of ours.
+        names: theirs -> ours, without the ending; `{layer}` stands for its number. Theirs may hold several of ours, or,
+            where there is `{expert}`, one matrix of ours, whose name has no ending.
         prefix: of all names but the head's; a file of the model without its head leaves it out.
         head: theirs.
         transposed: the maps inside the blocks are [in, out] (Conv1D of GPT-2).
@@ -53,6 +61,11 @@ class WeightNames:
         layers = range(config.n_layers)
         names = {self.head: ("head",), **{self.prefix + theirs: ours for theirs, ours in self.names.items()}}
         for theirs, ours in names.items():
+            for layer, expert in product(layers, range(config.n_experts) if "{expert}" in theirs else ()):
+                name = f"{theirs.format(layer=layer, expert=expert)}.weight"
+                yield Stored(name, (ours[0].format(layer=layer),), False, expert)
+            if "{expert}" in theirs:
+                continue
             for layer in layers if "{layer}" in theirs else (0,):
                 for kind in ("weight", "bias"):
                     mine = tuple(f"{name.format(layer=layer)}.{kind}" for name in ours)
@@ -87,6 +100,30 @@ _QK_NORM = {
 
 LLAMA = WeightNames({**_AROUND, **_ATTENTION, **_GATED}, "model.")
 QWEN3 = WeightNames({**_AROUND, **_ATTENTION, **_QK_NORM, **_GATED}, "model.")
+MIXTRAL = WeightNames(
+    {
+        **_AROUND,
+        **_ATTENTION,
+        "layers.{layer}.block_sparse_moe.gate": ("blocks.{layer}.feedforward.router",),
+        "layers.{layer}.block_sparse_moe.experts.{expert}.w1": ("blocks.{layer}.feedforward.experts.gate",),
+        "layers.{layer}.block_sparse_moe.experts.{expert}.w3": ("blocks.{layer}.feedforward.experts.up",),
+        "layers.{layer}.block_sparse_moe.experts.{expert}.w2": ("blocks.{layer}.feedforward.experts.down",),
+    },
+    "model.",
+)
+QWEN3_MOE = WeightNames(
+    {
+        **_AROUND,
+        **_ATTENTION,
+        **_QK_NORM,
+        "layers.{layer}.mlp.gate": ("blocks.{layer}.feedforward.router",),
+        **{
+            f"layers.{{layer}}.mlp.experts.{{expert}}.{name}_proj": (f"blocks.{{layer}}.feedforward.experts.{name}",)
+            for name in ("gate", "up", "down")
+        },
+    },
+    "model.",
+)
 STARCODER2 = WeightNames(
     {
         **_AROUND,

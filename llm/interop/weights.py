@@ -41,6 +41,12 @@ def read_weights(
         if not tensor.isfinite().all():
             raise UserError(f"{entries[name].path}: {name} holds NaN or infinite numbers, so the model is of no use")
         part = stored[family.weights.full_name(name)]
+        if part.expert is not None:
+            (mine,) = part.ours
+            if mine not in weights:
+                weights[mine] = torch.empty(shapes[mine], dtype=dtype)
+            weights[mine][part.expert] = tensor
+            continue
         rows = [shapes[mine][0] for mine in part.ours]
         weights |= zip(part.ours, part.split(tensor.to(dtype), rows), strict=True)
     return {name: weights[name] for name in shapes}

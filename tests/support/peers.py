@@ -26,7 +26,7 @@ def randomise(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def build(name: str, **settings: Any) -> torch.nn.Module:
-    """A model of the architecture `name`: Llama, Mistral, Qwen2, Qwen3, Starcoder2 or GPT2."""
+    """A model of the architecture `name`: Llama, Mistral, Mixtral, Qwen2, Qwen3, Qwen3Moe, Starcoder2 or GPT2."""
     if name == "GPT2":
         config = transformers.GPT2Config(**{**GPT2_SIZES, **SPECIAL, "layer_norm_epsilon": 0.01, **settings})
         return randomise(transformers.GPT2LMHeadModel(config))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from datamodules.text.tokenizer import Tokenizer
@@ -24,6 +25,7 @@ def rope(kind: str, theta: float = 10_000.0, **settings: Any) -> dict[str, Any]:
 
 
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
+QWEN3_MOE = {**GQA, "num_experts": 5, "num_experts_per_tok": 3, "moe_intermediate_size": 24, "head_dim": 16}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "llama-gqa-tied-theta": ("Llama", {**GQA, "tie_word_embeddings": True, **rope("default", 500.0)}),
@@ -48,6 +50,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen3": ("Qwen3", {**GQA, "head_dim": 16}),
     "qwen3-tied": ("Qwen3", {"num_key_value_heads": 4, "head_dim": 20, "tie_word_embeddings": True}),
+    "mixtral": ("Mixtral", {**GQA, "num_local_experts": 5}),
+    "mixtral-window": ("Mixtral", {**GQA, "num_local_experts": 5, "num_experts_per_tok": 3, "sliding_window": 7}),
+    "qwen3-moe": ("Qwen3Moe", QWEN3_MOE),
+    "qwen3-moe-normalised": ("Qwen3Moe", {**QWEN3_MOE, "norm_topk_prob": True}),
     "starcoder2": ("Starcoder2", GQA),
     "starcoder2-window-untied": ("Starcoder2", {**GQA, "sliding_window": 7, "tie_word_embeddings": False}),
     "gpt2": ("GPT2", {}),
@@ -95,6 +101,16 @@ def test_logits_in_both_directions(
     assert all(torch.equal(again.weights[key], value) for key, value in ours.state_dict().items())
 
 
+def test_a_missing_expert_is_named(saved: Callable[..., tuple[torch.nn.Module, Path]]):
+    _, folder = saved("Qwen3Moe", **QWEN3_MOE)
+    weights = load_file(folder / "model.safetensors")
+    lost = "model.layers.1.mlp.experts.3.up_proj.weight"
+    del weights[lost]
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(UserError, match=f"the weights lack {lost}"):
+        read_folder(folder)
+
+
 OURS = {"vocab_size": 300, "context_length": 32, "n_layers": 1, "d_model": 32, "n_heads": 2}
 ARCHITECTURES = [
     ({}, "LlamaForCausalLM"),
@@ -105,6 +121,8 @@ ARCHITECTURES = [
     ({"n_heads": 3, "head_dim": 16}, "MistralForCausalLM"),
     ({"qk_norm": True}, "Qwen3ForCausalLM"),
     ({"qk_norm": True, "sliding_window": 8}, "Qwen3ForCausalLM"),
+    ({"n_experts": 4, "router": "softmax"}, "MixtralForCausalLM"),
+    ({"n_experts": 4, "router": "softmax", "d_expert": 8, "qk_norm": True}, "Qwen3MoeForCausalLM"),
     ({"norm": "layernorm", "feedforward": "gelu", "bias": True}, "Starcoder2ForCausalLM"),
     ({"norm": "layernorm", "feedforward": "gelu", "bias": True, "position": "learned"}, "GPT2LMHeadModel"),
 ]
@@ -119,6 +137,8 @@ UNKNOWN_THERE = [
     ({"feedforward": "relu2"}, "feedforward 'relu2'"),
     ({"logit_soft_cap": 15.0}, "logit_soft_cap 15.0"),
     ({"bigram_rows": 64}, "bigram_rows 64"),
+    ({"n_experts": 4}, "router 'sigmoid'"),
+    ({"n_experts": 4, "router": "softmax", "d_shared": 8}, "d_shared 8"),
     ({"qk_norm": True, "bias": True}, "qk_norm True"),
     ({"norm": "layernorm", "feedforward": "gelu", "position": "learned"}, "bias False"),
     ({"norm": "layernorm"}, "norm 'layernorm'"),
@@ -135,6 +155,7 @@ def test_what_no_architecture_has_is_refused_by_its_name(fields: dict[str, Any],
 LLAMA = {"architectures": ["LlamaForCausalLM"], "vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2}
 LLAMA |= {"num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 32}
 QWEN2 = {**LLAMA, "architectures": ["Qwen2ForCausalLM"]}
+QWEN3_MOE_CLASS = {"architectures": ["Qwen3MoeForCausalLM"]}
 UNKNOWN_HERE = [
     ({**LLAMA, "architectures": ["BloomForCausalLM"]}, "its architecture is BloomForCausalLM"),
     ({**LLAMA, "hidden_act": "gelu"}, "its hidden_act is 'gelu'"),
@@ -143,6 +164,9 @@ UNKNOWN_HERE = [
     ({**LLAMA, "rope_scaling": {"type": "longrope", "factor": 2.0}}, "its rope_type is 'longrope'"),
     ({**LLAMA, "partial_rotary_factor": 0.5}, "its partial_rotary_factor is 0.5"),
     ({**LLAMA, "quantization_config": {"bits": 4}}, "its quantization_config is {'bits': 4}"),
+    ({**LLAMA, "num_local_experts": 8}, "its num_local_experts is 8"),
+    ({**QWEN3_MOE, **LLAMA, **QWEN3_MOE_CLASS, "mlp_only_layers": [0]}, "its mlp_only_layers is [0]"),
+    ({**QWEN3_MOE, **LLAMA, **QWEN3_MOE_CLASS, "decoder_sparse_step": 2}, "its decoder_sparse_step is 2"),
     ({**LLAMA, "num_hidden_layers": None}, "it gives no num_hidden_layers"),
     ({**LLAMA, "num_attention_heads": 0}, "n_heads is 0"),
     (
@@ -159,6 +183,38 @@ def test_a_knob_that_we_do_not_have_is_refused_by_its_name(values: dict[str, Any
         family_of(values).read(values)
     assert reason in str(told.value)
     assert "\n" not in str(told.value)
+
+
+def test_the_published_words_of_qwen3_30b_a3b():
+    values = {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "attention_bias": False,
+        "decoder_sparse_step": 1,
+        "head_dim": 128,
+        "hidden_act": "silu",
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "max_position_embeddings": 40960,
+        "max_window_layers": 48,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": 768,
+        "norm_topk_prob": True,
+        "num_attention_heads": 32,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "num_hidden_layers": 48,
+        "num_key_value_heads": 4,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": None,
+        "rope_theta": 1000000.0,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+        "use_sliding_window": False,
+        "vocab_size": 151936,
+    }
+    config = family_of(values).read(values)
+    assert config.n_parameters() == 30_532_122_624
+    assert (config.router, config.normalize_routing, config.n_active_experts) == ("softmax", True, 8)
 
 
 def test_a_switched_off_window_is_none():

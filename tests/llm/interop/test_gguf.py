@@ -212,6 +212,7 @@ REFUSED = [
     (scaled("yarn", **YARN, beta_slow=2.0), "llama has no rope_scaling with beta_slow 2.0"),
     (scaled("yarn", **YARN, truncate=False), "llama has no rope_scaling with truncate False"),
     ({"logit_soft_cap": 9.0}, "logit_soft_cap 9.0"),
+    ({"n_experts": 4, "router": "softmax"}, r"models with experts \(n_experts 4\) are not written as GGUF"),
 ]
 
 
