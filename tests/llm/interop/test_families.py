@@ -119,6 +119,7 @@ UNKNOWN_THERE = [
     ({"feedforward": "relu2"}, "feedforward 'relu2'"),
     ({"logit_soft_cap": 15.0}, "logit_soft_cap 15.0"),
     ({"bigram_rows": 64}, "bigram_rows 64"),
+    ({"n_experts": 4}, "n_experts 4"),
     ({"qk_norm": True, "bias": True}, "qk_norm True"),
     ({"norm": "layernorm", "feedforward": "gelu", "position": "learned"}, "bias False"),
     ({"norm": "layernorm"}, "norm 'layernorm'"),
