@@ -144,3 +144,21 @@ def test_the_hyperparameters_open_the_same_shape(saved: Saved, tmp_path: Path):
     checkpoint = read_checkpoint(tmp_path / "model.ckpt")
     assert checkpoint["hyper_parameters"]["gpt"] == checkpoint["labyrinth"]["gpt"]
     json.dumps(checkpoint["hyper_parameters"])
+
+
+def test_a_gguf_file(saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    _, folder = saved("Qwen3", num_key_value_heads=2, head_dim=16)
+    checkpoint, out = str(tmp_path / "model.ckpt"), str(tmp_path / "out")
+    assert main(["import", "--from", str(folder), "--output", checkpoint]) == 0
+    export = ["export", "--checkpoint", checkpoint, "--output", out, "--dtype", "q8_0", "--to"]
+    capsys.readouterr()
+    assert "--dtype q8_0 goes with --to gguf alone" in refused([*export, "hf"], capsys)
+    with monkeypatch.context() as without:
+        without.setattr("importlib.util.find_spec", lambda name: None)
+        assert "pip install 'labyrinth-llm[gguf]'" in refused([*export, "gguf"], capsys)
+    assert not Path(out).exists()
+    assert main([*export, "gguf"]) == 0
+    told = capsys.readouterr().out
+    assert "out: qwen3, " in told
+    assert "in llama.cpp 200 strings' ids equal" in told
+    assert [path.name for path in Path(out).iterdir()] == ["model-q8_0.gguf"]

@@ -87,6 +87,13 @@ def test_rows_that_are_no_whole_blocks_stay_f16(tokenizer: Tokenizer, tmp_path: 
     assert kinds["output_norm.weight"] == "F32"
 
 
+def test_positions_are_added_and_stay_f32(tokenizer: Tokenizer, tmp_path: Path):
+    write_folder(tmp_path / "out", build(**LEARNED), tokenizer, dtype="bf16")
+    reader = gguf.GGUFReader(tmp_path / "out" / "model-bf16.gguf")
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
+    assert (kinds["position_embd.weight"], kinds["token_embd.weight"]) == ("F32", "BF16")
+
+
 def test_what_is_read_back_is_what_was_written(tokenizer: Tokenizer, tmp_path: Path):
     model = build(bias=True)
     write_folder(tmp_path / "out", model, tokenizer)
