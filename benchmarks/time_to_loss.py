@@ -7,11 +7,11 @@ untied, AdamW, cosine); C, configs/recipe/portable.yaml; D, configs/recipe/faste
 0.79M parameters, one tokenizer, rows of 256 and steps of 2,048 tokens, and run in processes of their own, one after
 the other.
 
-Each recipe trains once for each budget of its ladder, with its schedule made for that budget. Training is timed from
-before the first weights are computed (C and D count bigrams for theirs) to the last step; start-up and scoring are
-not. The score is that of the held-out documents with odd numbers; those with even numbers are what `--tune` looks at:
-it multiplies all learning rates of a recipe by 0.5, 1 and 2, the same number of runs for each, and goes on in the
-direction of a best one at the edge. Without `--tune` the factors in RATES are used.
+Each recipe trains once for each budget of its ladder, with its schedule made for that budget. What is timed: making the
+first weights (C and D count bigrams for theirs), and all steps; start-up and scoring are not. The score is that of the
+held-out documents with odd numbers; those with even numbers are what `--tune` looks at: it multiplies all learning
+rates of a recipe by 0.5, 1 and 2, the same number of runs for each, and goes on in the direction of a best one at the
+edge. Without `--tune` the factors in RATES are used.
 
 The seconds and tokens to a target are read off a recipe's ladder, along straight lines between its medians over seeds,
 with the logarithm of seconds (tokens) on one axis and bits per byte on the other; never beyond either end.
