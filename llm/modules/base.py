@@ -3,7 +3,6 @@
 import logging
 import math
 import sys
-from functools import partial
 from typing import Any, Literal
 
 import lightning as L
@@ -18,7 +17,8 @@ from llm.model import GPT, ConfigError, GPTConfig
 from llm.model.config import GPTOverrides
 from llm.model.moe import balance_experts
 from llm.modules.metrics import BitsPerByte
-from llm.optim import MuonAdamW, Role, parameter_groups, warmup_cosine, warmup_stable_decay
+from llm.modules.optimization import branch_step, build_optimizer, build_schedule, schedule_weight_decay
+from llm.optim import MuonAdamW
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +27,9 @@ CHECKPOINT_FORMAT = 1  # of checkpoint["labyrinth"]; raised when a reader of old
 LARGEST = sys.float_info.max
 # What each hyperparameter can be, from and to; those that may be null are not looked at then.
 RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("lr", "embedding_lr", "head_lr", "scalar_lr", "eps", "weight_decay"), (0, LARGEST)),
+    **dict.fromkeys(("lr", "embedding_lr", "head_lr", "scalar_lr", "eps", "weight_decay", "z_loss"), (0, LARGEST)),
     **dict.fromkeys(("betas", "momentum", "warmup", "decay", "min_lr"), (0, 1)),
-    **dict.fromkeys(("max_tokens", "validate_every"), (1, LARGEST)),
+    **dict.fromkeys(("max_tokens", "validate_every", "mup_base_width"), (1, LARGEST)),
 }
 
 
@@ -54,10 +54,20 @@ class LanguageModule(L.LightningModule):
         betas: decay rates of AdamW's two moments.
         eps: AdamW's denominator term.
         weight_decay: decoupled weight decay, applied to matrices only.
+        weight_decay_schedule: `constant`, `linear` (to zero over the run) or `lr` (as a share of its value, what the
+            learning rate is of its peak).
         momentum: Muon's momentum after its warm-up.
-        schedule: `cosine`, or `wsd` (warm-up, stable, then a linear decay).
+        state_dtype: `bfloat16` halves the memory of the optimizer's state (llm/optim/rounding.py); null keeps it in the
+            dtype of the weights.
+        mup_base_width: d_model of the model on which the learning rates were found; those of this one follow by
+            maximal-update scaling (llm/optim/scaling.py), which wants `init: fan_in` and an untied head. null: off.
+        z_loss: weight of log²Z, added to each target's nll in training, where Z is what the softmax divides by; it
+            keeps the logits from drifting (Chowdhery et al. 2022, PaLM, section 5, with 1e-4).
+        schedule: `cosine`, `linear` or `wsd` (warm-up, stable, then a linear decay).
         warmup: share of the steps in which the rate rises linearly from zero.
         decay: share of the steps in which `wsd` decays; 1 - warmup makes it a straight line.
+        decay_from_checkpoint: with `wsd` and a checkpoint of the stable part: decay from its step to the end of the
+            budget, whatever `decay` says.
         min_lr: floor of the schedule, as a share of the peak rate.
         max_tokens: training budget in tokens; sets the number of steps. None leaves it to `trainer.max_steps` or
             `trainer.max_epochs`.
@@ -78,10 +88,15 @@ class LanguageModule(L.LightningModule):
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
         weight_decay: float = 0.1,
+        weight_decay_schedule: Literal["constant", "linear", "lr"] = "constant",
         momentum: float = 0.95,
-        schedule: Literal["cosine", "wsd"] = "cosine",
+        state_dtype: Literal["bfloat16"] | None = None,
+        mup_base_width: int | None = None,
+        z_loss: float = 0.0,
+        schedule: Literal["cosine", "linear", "wsd"] = "cosine",
         warmup: float = 0.02,
         decay: float = 0.2,
+        decay_from_checkpoint: bool = False,
         min_lr: float = 0.1,
         max_tokens: int | None = None,
         validate_every: int = 250,
@@ -95,6 +110,15 @@ class LanguageModule(L.LightningModule):
             self.config = GPTConfig.preset(preset, **overrides)
         except ConfigError as error:
             raise UserError(f"model: {error}") from error
+        if mup_base_width is not None and (self.config.init != "fan_in" or self.config.tie_embeddings):
+            raise UserError(
+                "model.mup_base_width wants gpt.init fan_in and gpt.tie_embeddings false (µP starts an embedding and a "
+                "head differently): set these, or drop mup_base_width"
+            )
+        if decay_from_checkpoint and schedule != "wsd":
+            raise UserError(f"model.decay_from_checkpoint goes with schedule wsd, not {schedule}: change one")
+        # Step at which the decay of a branch began, kept for when the branch itself is resumed.
+        self._decay_start: int | None = None
         self.model: GPT | None = None
         self.bits_per_byte: BitsPerByte | None = None
         self.tokenizer_json: str | None = None
@@ -162,25 +186,8 @@ class LanguageModule(L.LightningModule):
         """One optimizer with a rate per role of parameter, and a schedule counted in optimizer steps."""
         assert self.model is not None
         assert self.total_steps is not None
-        h = self.hparams
-        method = "muon" if h["optimizer"] == "muon" else "adamw"
-        options: dict[Role, dict[str, Any]] = {"matrix": {"method": method, "weight_decay": h["weight_decay"]}}
-        for role in ("embedding", "head", "scalar"):
-            if h[f"{role}_lr"] is not None:
-                options[role] = {"lr": h[f"{role}_lr"]}
-        optimizer = MuonAdamW(
-            parameter_groups(self.model, options),
-            lr=h["lr"],
-            betas=tuple(h["betas"]),
-            eps=h["eps"],
-            momentum=h["momentum"],
-        )
-        common = {"total_steps": self.total_steps, "warmup": h["warmup"], "min_ratio": h["min_lr"]}
-        if h["schedule"] == "wsd":
-            multiplier = partial(warmup_stable_decay, decay=h["decay"], **common)
-        else:
-            multiplier = partial(warmup_cosine, **common)
-        scheduler = LambdaLR(optimizer, multiplier)
+        optimizer = build_optimizer(self.model, self.hparams, self.hparams["lr"])
+        scheduler = LambdaLR(optimizer, build_schedule(self.hparams, self.total_steps))
         self._group_settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -206,6 +213,12 @@ class LanguageModule(L.LightningModule):
         optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         assert isinstance(optimizer, MuonAdamW)
         assert isinstance(scheduler, LambdaLR)
+        assert self.total_steps is not None
+        if self.hparams["decay_from_checkpoint"] and self._decay_start is None:
+            self._decay_start = branch_step(optimizer, self.trainer.global_step)
+        scheduler.lr_lambdas = [build_schedule(self.hparams, self.total_steps, self._decay_start)] * len(
+            optimizer.param_groups
+        )
         scheduler.base_lrs = [settings["initial_lr"] for settings in self._group_settings]
         factor = scheduler.lr_lambdas[0](scheduler.last_epoch)
         for group, settings in zip(optimizer.param_groups, self._group_settings, strict=True):
@@ -240,6 +253,8 @@ class LanguageModule(L.LightningModule):
         scale = undo / n_targets.clamp(min=1)
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         torch._foreach_mul_(gradients, scale)
+        schedule, progress = self.hparams["weight_decay_schedule"], self.trainer.global_step / (self.total_steps or 1)
+        schedule_weight_decay(optimizer, self._group_settings, schedule, progress)
         self.log("train_loss", nll / n_targets.clamp(min=1), prog_bar=True)
         self.log("lr", optimizer.param_groups[0]["lr"])
         if self.config.n_experts:
@@ -288,6 +303,7 @@ class LanguageModule(L.LightningModule):
             "gpt": self.config.to_dict(),
             "tokenizer": self.tokenizer_json,
             "data_fingerprint": self.data_fingerprint,
+            "decay_start": self._decay_start,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -295,6 +311,7 @@ class LanguageModule(L.LightningModule):
         saved = checkpoint.get("labyrinth")
         if saved is None:
             raise UserError("this checkpoint was not written by Labyrinth: it carries no tokenizer and no model shape")
+        self._decay_start = saved.get("decay_start") if self.hparams["decay_from_checkpoint"] else None
         if self.tokenizer_json is None:
             self.tokenizer_json, self.data_fingerprint = saved["tokenizer"], saved["data_fingerprint"]
         elif self.tokenizer_json != saved["tokenizer"]:
@@ -303,6 +320,12 @@ class LanguageModule(L.LightningModule):
                 "and data.tokenizer settings that the checkpoint was trained with, or start a new run"
             )
         self._demand_same_weights(checkpoint.get("state_dict"), saved["gpt"])
+        step, total = checkpoint["global_step"], self.total_steps
+        if self.hparams["decay_from_checkpoint"] and self._decay_start is None and total is not None and step >= total:
+            raise UserError(
+                f"model.decay_from_checkpoint: the checkpoint has {step} steps already, and the budget is {total}: "
+                "give the decay steps of its own by a larger model.max_tokens"
+            )
 
     def _demand_same_weights(self, weights: dict[str, Tensor] | None, saved: dict[str, Any]) -> None:
         """Refuse weights of another shape; torch would list each of them. None where a strategy keeps them apart."""
