@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from llm.errors import UserError
 from llm.generation import continue_text
 from llm.model import GPT, ConfigError, GPTConfig
+from llm.model.checkpointing import Checkpointing
 from llm.model.config import GPTOverrides
 from llm.model.moe import balance_experts
 from llm.modules.metrics import BitsPerByte
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 CHECKPOINT_FORMAT = 1  # of checkpoint["labyrinth"]; raised when a reader of older ones would misread it
 
 LARGEST = sys.float_info.max
+LARGEST_SCORED = 2**27  # logits that scoring holds at once: half a gigabyte in float32
 # What each hyperparameter can be, from and to; those that may be null are not looked at then.
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("lr", "embedding_lr", "head_lr", "scalar_lr", "eps", "weight_decay", "z_loss"), (0, LARGEST)),
@@ -61,6 +63,8 @@ class LanguageModule(L.LightningModule):
             dtype of the weights.
         mup_base_width: d_model of the model on which the learning rates were found; those of this one follow by
             maximal-update scaling (llm/optim/scaling.py), which wants `init: fan_in` and an untied head. null: off.
+        activation_checkpointing: what is made again in the backward pass rather than kept: `none`; `selective`, all but
+            the results of matrix products; `full`, all inside the blocks (llm/model/checkpointing.py).
         z_loss: weight of log²Z, added to each target's nll in training, where Z is what the softmax divides by; it
             keeps the logits from drifting (Chowdhery et al. 2022, PaLM, section 5, with 1e-4).
         schedule: `cosine`, `linear` or `wsd` (warm-up, stable, then a linear decay).
@@ -92,6 +96,7 @@ class LanguageModule(L.LightningModule):
         momentum: float = 0.95,
         state_dtype: Literal["bfloat16"] | None = None,
         mup_base_width: int | None = None,
+        activation_checkpointing: Checkpointing = "none",
         z_loss: float = 0.0,
         schedule: Literal["cosine", "linear", "wsd"] = "cosine",
         warmup: float = 0.02,
@@ -181,6 +186,8 @@ class LanguageModule(L.LightningModule):
         """Build the GPT once; its weights depend on the run's seed alone, not on what drew random numbers before."""
         if self.model is None:
             self.model = GPT(self.config, seed=torch.initial_seed() % 2**63)
+            self.model.checkpointing = self.hparams["activation_checkpointing"]
+            self.model.z_loss = self.hparams["z_loss"]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """One optimizer with a rate per role of parameter, and a schedule counted in optimizer steps."""
@@ -276,10 +283,14 @@ class LanguageModule(L.LightningModule):
 
     def score(self, batch: dict[str, Tensor]) -> Tensor:
         """Negative log-likelihood in nats of each target, float32 [B, T]; 0 where there is none."""
-        logits = self(batch["tokens"], batch.get("documents"))
-        targets = batch["targets"]
-        flat = nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
-        return flat.view_as(targets)
+        tokens, targets, documents = batch["tokens"], batch["targets"], batch.get("documents")
+        at_once = max(1, LARGEST_SCORED // (tokens.shape[1] * self.config.vocab_size))
+        scores = []
+        for first in range(0, len(tokens), at_once):
+            rows = slice(first, first + at_once)
+            logits = self(tokens[rows], None if documents is None else documents[rows])
+            scores.append(nn.functional.cross_entropy(logits.float().mT, targets[rows], reduction="none"))
+        return torch.cat(scores)
 
     # ---- use ----------------------------------------------------------------------------------------------------
 
