@@ -9,9 +9,9 @@ from llm.model.linear_cross_entropy import linear_cross_entropy
 IGNORED = -100  # the target of a position that has none
 
 # Rows of logits that exist at once. On a CPU fewer do not feed a matrix product well, more leave the cache
-# (docs/log.md). An accelerator wants larger products.
-_ROWS = {"cpu": 1024}
-_ROWS_ELSEWHERE = 4096
+# (docs/log.md); of a large vocabulary a third of them is as fast and takes a third of the memory (docs/training.md).
+_CPU_ROWS, _FEWEST_CPU_ROWS, _CPU_LOGITS = 1024, 256, 2**24
+_ROWS = 4096  # elsewhere: an accelerator wants larger products
 
 
 def next_token_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,7 +49,7 @@ def head_and_loss(
     """
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    rows = _ROWS.get(device, _ROWS_ELSEWHERE)
+    rows = rows_at_once(device, weight.shape[0])
     exact = x.dtype == weight.dtype == dtype == torch.float32 and device == "cpu"  # there chunks are faster, too
     if not exact and (dtype == torch.float16 or targets.numel() <= rows):
         return _from_logits(soft_cap(F.linear(x, weight), cap), targets, z_loss)
@@ -57,6 +57,11 @@ def head_and_loss(
     if z_loss:
         loss = _with_value(loss, nll)
     return loss, (targets != IGNORED).sum()
+
+
+def rows_at_once(device: str, vocab_size: int) -> int:
+    """How many rows of logits `head_and_loss` holds at a time."""
+    return min(_CPU_ROWS, max(_FEWEST_CPU_ROWS, _CPU_LOGITS // vocab_size)) if device == "cpu" else _ROWS
 
 
 def _from_logits(logits: Tensor, targets: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:

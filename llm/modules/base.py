@@ -2,37 +2,34 @@
 
 import logging
 import math
-import sys
+from functools import partial
 from typing import Any, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRSchedulerConfig
+from rich.console import Console
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from llm.errors import UserError
 from llm.generation import continue_text
-from llm.model import GPT, ConfigError, GPTConfig
+from llm.model import GPT
 from llm.model.checkpointing import Checkpointing
 from llm.model.config import GPTOverrides
 from llm.model.moe import balance_experts
+from llm.modules.checks import check_ranges, demand_same_weights
 from llm.modules.metrics import BitsPerByte
 from llm.modules.optimization import branch_step, build_optimizer, build_schedule, schedule_weight_decay
+from llm.modules.size import shape_and_plan
 from llm.optim import MuonAdamW
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT_FORMAT = 1  # of checkpoint["labyrinth"]; raised when a reader of older ones would misread it
 
-LARGEST = sys.float_info.max
+DEFAULT_LR = 1e-3
 LARGEST_SCORED = 2**27  # logits that scoring holds at once: half a gigabyte in float32
-# What each hyperparameter can be, from and to; those that may be null are not looked at then.
-RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("lr", "embedding_lr", "head_lr", "scalar_lr", "eps", "weight_decay", "z_loss"), (0, LARGEST)),
-    **dict.fromkeys(("betas", "momentum", "warmup", "decay", "min_lr"), (0, 1)),
-    **dict.fromkeys(("max_tokens", "validate_every", "mup_base_width"), (1, LARGEST)),
-}
 
 
 class LanguageModule(L.LightningModule):
@@ -43,13 +40,16 @@ class LanguageModule(L.LightningModule):
     [B, T] where rows are packed and documents must not see each other.
 
     Args:
-        preset: a named shape of `GPTConfig.presets()`; `gpt` changes single fields of it.
+        preset: a named shape of `GPTConfig.presets()` (default: `tiny`); `gpt` changes single fields of it.
+        size: a number of parameters such as `120m`, in place of a preset: shape, learning rate, max_tokens and the
+            tokens of a step follow by the formulas in llm/modules/size.py, each where it was not written.
+        overtrain: with `size`, how many times the compute-optimal number of tokens to train on.
         gpt: fields of GPTConfig that differ from the preset, such as `{n_layers: 4, d_model: 128}`.
         vocab_size: number of token ids; the command line takes it from the data.
         context_length: positions the model can see; the command line takes it from the data.
         optimizer: `adamw` (Loshchilov & Hutter 2019), or `muon` (Jordan et al. 2024): Muon on the matrices inside the
             blocks and AdamW on the rest, as one optimizer.
-        lr: peak learning rate of the matrices inside the blocks.
+        lr: peak learning rate of the matrices inside the blocks (default: 0.001, or what follows from `size`).
         embedding_lr: peak learning rate of the embeddings (default: `lr`).
         head_lr: peak learning rate of an untied output head (default: `lr`).
         scalar_lr: peak learning rate of norm weights and biases (default: `lr`).
@@ -80,12 +80,14 @@ class LanguageModule(L.LightningModule):
 
     def __init__(
         self,
-        preset: str = "tiny",
+        preset: str | None = None,
+        size: str | float | None = None,
+        overtrain: float = 1.0,
         gpt: GPTOverrides | None = None,
         vocab_size: int | None = None,
         context_length: int | None = None,
         optimizer: Literal["adamw", "muon"] = "adamw",
-        lr: float = 1e-3,
+        lr: float | None = None,
         embedding_lr: float | None = None,
         head_lr: float | None = None,
         scalar_lr: float | None = None,
@@ -108,13 +110,11 @@ class LanguageModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self._check_ranges()
+        check_ranges(self.hparams)
         linked = {"vocab_size": vocab_size, "context_length": context_length}
         overrides = {**{key: value for key, value in linked.items() if value is not None}, **(gpt or {})}
-        try:
-            self.config = GPTConfig.preset(preset, **overrides)
-        except ConfigError as error:
-            raise UserError(f"model: {error}") from error
+        self.config, self.plan = shape_and_plan(self.hparams, overrides)
+        self.hparams["lr"] = (DEFAULT_LR if self.plan is None else self.plan.lr) if lr is None else lr
         if mup_base_width is not None and (self.config.init != "fan_in" or self.config.tie_embeddings):
             raise UserError(
                 "model.mup_base_width wants gpt.init fan_in and gpt.tie_embeddings false (µP starts an embedding and a "
@@ -131,14 +131,6 @@ class LanguageModule(L.LightningModule):
         self._group_settings: list[dict[str, Any]] = []
         # Of the running accumulation window: summed nll (nats) and number of targets.
         self._window: Tensor | None = None
-
-    def _check_ranges(self) -> None:
-        for name, (least, most) in RANGES.items():
-            values = self.hparams[name]
-            for value in values if isinstance(values, (tuple, list)) else [values]:
-                if value is not None and not least <= value <= most:
-                    upwards = f"{least} or more" if most == LARGEST else f"{least} to {most}"
-                    raise UserError(f"model.{name} is {value}: it can be {upwards}")
 
     # ---- set-up -----------------------------------------------------------------------------------------------
 
@@ -161,6 +153,8 @@ class LanguageModule(L.LightningModule):
 
     def _set_budget(self, data: Any) -> None:
         trainer, max_tokens = self.trainer, self.hparams["max_tokens"]
+        if max_tokens is None and self.plan is not None and trainer.max_epochs in (None, -1):
+            max_tokens = self.plan.max_tokens
         if max_tokens is not None and trainer.max_steps == -1:
             trainer.fit_loop.epoch_loop.max_steps = math.ceil(max_tokens / data.global_batch_tokens)
         if self.total_steps is None:
@@ -204,6 +198,8 @@ class LanguageModule(L.LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if self.trainer.is_global_zero:
             active = f" ({self.config.n_active_parameters():,} of them active)" if self.config.n_experts else ""
+            if self.plan is not None:
+                Console(width=max(110, Console().width)).print(self.plan.table(data.global_batch_tokens))
             log.info(
                 "model: %s parameters%s, %d layers of width %d, context %d; training: %s steps of %s tokens",
                 f"{sum(p.numel() for p in self.parameters()):,}",
@@ -330,24 +326,11 @@ class LanguageModule(L.LightningModule):
                 "the checkpoint's tokenizer differs from the data's, so the same ids mean other text: use the data "
                 "and data.tokenizer settings that the checkpoint was trained with, or start a new run"
             )
-        self._demand_same_weights(checkpoint.get("state_dict"), saved["gpt"])
+        if checkpoint.get("state_dict") is not None and self.model is not None:  # a strategy may keep the weights apart
+            demand_same_weights(checkpoint["state_dict"], saved["gpt"], self.state_dict(), self.config.to_dict())
         step, total = checkpoint["global_step"], self.total_steps
         if self.hparams["decay_from_checkpoint"] and self._decay_start is None and total is not None and step >= total:
             raise UserError(
                 f"model.decay_from_checkpoint: the checkpoint has {step} steps already, and the budget is {total}: "
                 "give the decay steps of its own by a larger model.max_tokens"
             )
-
-    def _demand_same_weights(self, weights: dict[str, Tensor] | None, saved: dict[str, Any]) -> None:
-        """Refuse weights of another shape; torch would list each of them. None where a strategy keeps them apart."""
-        if weights is None or self.model is None:
-            return
-        mine = {name: tensor.shape for name, tensor in self.state_dict().items()}
-        if {name: tensor.shape for name, tensor in weights.items()} == mine:
-            return
-        now = self.config.to_dict()
-        changed = [f"{name} {old} -> {now.get(name)}" for name, old in saved.items() if old != now.get(name)]
-        raise UserError(
-            f"the checkpoint's weights do not fit the model ({', '.join(changed) or 'it was damaged or changed'}): use "
-            "the model settings that it was trained with, or start a new run"
-        )
