@@ -23,6 +23,7 @@ from datamodules.errors import DataError
 from datamodules.pretraining import PretrainDataModule
 from llm.argument_errors import null_option
 from llm.argument_parser import ArgumentParser
+from llm.batch import fill_batch
 from llm.checkpoint import read_checkpoint
 from llm.configuration import resolve_config_flags, run_name
 from llm.errors import UserError
@@ -177,6 +178,7 @@ class LabyrinthCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Reserve the folder of the run and let everything be written there."""
         options = self.config[self.config.subcommand]
+        fill_batch(options, self.parser.parse_args(self.arguments, defaults=False)[self.config.subcommand])
         if self.continues:
             folder = Path(options.ckpt_path).parent.parent
         elif self.subcommand == "fit":

@@ -10,6 +10,7 @@ from llm.model.attention import Attention
 from llm.model.attention_kernels import Documents
 from llm.model.bigrams import BigramEmbedding
 from llm.model.cache import KVCache
+from llm.model.checkpointing import Checkpointing, run_block
 from llm.model.config import GPTConfig
 from llm.model.feedforward import dense_feedforward
 from llm.model.init import init_weights
@@ -48,6 +49,9 @@ class GPT(nn.Module):
     On the meta device it is described without memory; `to_empty(device=...)` and `init_weights(seed)` then make the
     same weights as building it there with that seed. A tied head is no parameter of its own, so nothing can untie it.
 
+    Two attributes say how it is trained, and change no prediction: `checkpointing`, what is kept of each block for the
+    backward pass (llm/model/checkpointing.py), and `z_loss`, its weight in the loss (llm/model/loss.py).
+
     Args:
         config: its shape.
         seed: of the starting weights, which depend on nothing else.
@@ -56,6 +60,8 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config
+        self.checkpointing: Checkpointing = "none"
+        self.z_loss = 0.0
         device = torch.get_default_device()
         # PyTorch's own starting weights would be drawn only to be overwritten.
         with torch.device("meta"):
@@ -130,11 +136,11 @@ class GPT(nn.Module):
             )
         x = self.dropout(x)
         for block in self.blocks:
-            x = block(x, angles, cache, packed)
+            x = run_block(self.checkpointing, block, x, angles, cache, packed)
         if cache is not None:
             cache.advance(tokens)
         x = self.norm(x)
         head = self.embedding if self.head is None else self.head
         if targets is not None:
-            return head_and_loss(x, head.weight, targets, config.logit_soft_cap)
+            return head_and_loss(x, head.weight, targets, config.logit_soft_cap, self.z_loss)
         return soft_cap(F.linear(x, head.weight), config.logit_soft_cap)  # B T V

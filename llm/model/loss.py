@@ -4,12 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llm.model.functions import linear_cross_entropy
+from llm.model.linear_cross_entropy import linear_cross_entropy
 
 IGNORED = -100  # the target of a position that has none
 
-# Rows of logits that exist at once. Fewer do not feed a matrix product well, more leave the cache (docs/log.md).
-_ROWS = 1024
+# Rows of logits that exist at once. On a CPU fewer do not feed a matrix product well, more leave the cache
+# (docs/log.md); of a large vocabulary a third of them is as fast and takes a third of the memory (docs/training.md).
+_CPU_ROWS, _FEWEST_CPU_ROWS, _CPU_LOGITS = 1024, 256, 2**24
+_ROWS = 4096  # elsewhere: an accelerator wants larger products
 
 
 def next_token_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,13 +36,42 @@ def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
-def head_and_loss(x: Tensor, weight: Tensor, targets: Tensor, cap: float | None = None) -> tuple[Tensor, Tensor]:
+def head_and_loss(
+    x: Tensor, weight: Tensor, targets: Tensor, cap: float | None = None, z_loss: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """`next_token_loss` of the capped logits x @ weight.T, for x [B, T, d_model] and the head's weight [V, d_model].
 
-    On a CPU in full precision, where memory is the bottleneck, the logits are made and used a chunk of rows at a time.
+    The logits are made and used a chunk of rows at a time wherever they would be more than one chunk, except in
+    float16, whose loss scale comes too late for gradients that are made in the forward pass.
+
+    A `z_loss` adds that weight times log²Z of every target (Chowdhery et al. 2022, PaLM, section 5) to what is
+    differentiated, and nothing to the value, which so compares with that of any other run.
     """
-    plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if not plain or cap is not None:
-        return next_token_loss(soft_cap(F.linear(x, weight), cap), targets)
-    nll = linear_cross_entropy(x.flatten(0, 1), weight, targets.flatten(), IGNORED, _ROWS)
-    return nll, (targets != IGNORED).sum()
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    rows = rows_at_once(device, weight.shape[0])
+    exact = x.dtype == weight.dtype == dtype == torch.float32 and device == "cpu"  # there chunks are faster, too
+    if not exact and (dtype == torch.float16 or targets.numel() <= rows):
+        return _from_logits(soft_cap(F.linear(x, weight), cap), targets, z_loss)
+    loss, nll = linear_cross_entropy(x.flatten(0, 1), weight, targets.flatten(), IGNORED, rows, cap, z_loss, dtype)
+    if z_loss:
+        loss = _with_value(loss, nll)
+    return loss, (targets != IGNORED).sum()
+
+
+def rows_at_once(device: str, vocab_size: int) -> int:
+    """How many rows of logits `head_and_loss` holds at a time."""
+    return min(_CPU_ROWS, max(_FEWEST_CPU_ROWS, _CPU_LOGITS // vocab_size)) if device == "cpu" else _ROWS
+
+
+def _from_logits(logits: Tensor, targets: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
+    nll, count = next_token_loss(logits, targets)
+    if z_loss:
+        log_z = logits.to(torch.promote_types(logits.dtype, torch.float32)).logsumexp(-1)[targets != IGNORED]
+        nll = _with_value(nll + z_loss * log_z.square().sum(), nll)
+    return nll, count
+
+
+def _with_value(loss: Tensor, value: Tensor) -> Tensor:
+    """A scalar with the gradient of `loss` and the value of `value`."""
+    return value.detach() + (loss - loss.detach())

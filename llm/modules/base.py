@@ -2,35 +2,34 @@
 
 import logging
 import math
-import sys
 from functools import partial
 from typing import Any, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRSchedulerConfig
+from rich.console import Console
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from llm.errors import UserError
 from llm.generation import continue_text
-from llm.model import GPT, ConfigError, GPTConfig
+from llm.model import GPT
+from llm.model.checkpointing import Checkpointing
 from llm.model.config import GPTOverrides
 from llm.model.moe import balance_experts
+from llm.modules.checks import check_ranges, demand_same_weights
 from llm.modules.metrics import BitsPerByte
-from llm.optim import MuonAdamW, Role, parameter_groups, warmup_cosine, warmup_stable_decay
+from llm.modules.optimization import branch_step, build_optimizer, build_schedule, schedule_weight_decay
+from llm.modules.size import shape_and_plan
+from llm.optim import MuonAdamW
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT_FORMAT = 1  # of checkpoint["labyrinth"]; raised when a reader of older ones would misread it
 
-LARGEST = sys.float_info.max
-# What each hyperparameter can be, from and to; those that may be null are not looked at then.
-RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("lr", "embedding_lr", "head_lr", "scalar_lr", "eps", "weight_decay"), (0, LARGEST)),
-    **dict.fromkeys(("betas", "momentum", "warmup", "decay", "min_lr"), (0, 1)),
-    **dict.fromkeys(("max_tokens", "validate_every"), (1, LARGEST)),
-}
+DEFAULT_LR = 1e-3
+LARGEST_SCORED = 2**27  # logits that scoring holds at once: half a gigabyte in float32
 
 
 class LanguageModule(L.LightningModule):
@@ -41,23 +40,38 @@ class LanguageModule(L.LightningModule):
     [B, T] where rows are packed and documents must not see each other.
 
     Args:
-        preset: a named shape of `GPTConfig.presets()`; `gpt` changes single fields of it.
+        preset: a named shape of `GPTConfig.presets()` (default: `tiny`); `gpt` changes single fields of it.
+        size: a number of parameters such as `120m`, in place of a preset: shape, learning rate, max_tokens and the
+            tokens of a step follow by the formulas in llm/modules/size.py, each where it was not written.
+        overtrain: with `size`, how many times the compute-optimal number of tokens to train on.
         gpt: fields of GPTConfig that differ from the preset, such as `{n_layers: 4, d_model: 128}`.
         vocab_size: number of token ids; the command line takes it from the data.
         context_length: positions the model can see; the command line takes it from the data.
         optimizer: `adamw` (Loshchilov & Hutter 2019), or `muon` (Jordan et al. 2024): Muon on the matrices inside the
             blocks and AdamW on the rest, as one optimizer.
-        lr: peak learning rate of the matrices inside the blocks.
+        lr: peak learning rate of the matrices inside the blocks (default: 0.001, or what follows from `size`).
         embedding_lr: peak learning rate of the embeddings (default: `lr`).
         head_lr: peak learning rate of an untied output head (default: `lr`).
         scalar_lr: peak learning rate of norm weights and biases (default: `lr`).
         betas: decay rates of AdamW's two moments.
         eps: AdamW's denominator term.
         weight_decay: decoupled weight decay, applied to matrices only.
+        weight_decay_schedule: `constant`, `linear` (to zero over the run) or `lr` (as a share of its value, what the
+            learning rate is of its peak).
         momentum: Muon's momentum after its warm-up.
-        schedule: `cosine`, or `wsd` (warm-up, stable, then a linear decay).
+        state_dtype: `bfloat16` halves the memory of the optimizer's state (llm/optim/rounding.py); null keeps it in the
+            dtype of the weights.
+        mup_base_width: d_model of the model on which the learning rates were found; those of this one follow by
+            maximal-update scaling (llm/optim/scaling.py), which wants `init: fan_in` and an untied head. null: off.
+        activation_checkpointing: what is made again in the backward pass rather than kept: `none`; `selective`, all but
+            the results of matrix products; `full`, all inside the blocks (llm/model/checkpointing.py).
+        z_loss: weight of log²Z, added to each target's nll in training, where Z is what the softmax divides by; it
+            keeps the logits from drifting (Chowdhery et al. 2022, PaLM, section 5, with 1e-4).
+        schedule: `cosine`, `linear` or `wsd` (warm-up, stable, then a linear decay).
         warmup: share of the steps in which the rate rises linearly from zero.
         decay: share of the steps in which `wsd` decays; 1 - warmup makes it a straight line.
+        decay_from_checkpoint: with `wsd` and a checkpoint of the stable part: decay from its step to the end of the
+            budget, whatever `decay` says.
         min_lr: floor of the schedule, as a share of the peak rate.
         max_tokens: training budget in tokens; sets the number of steps. None leaves it to `trainer.max_steps` or
             `trainer.max_epochs`.
@@ -66,35 +80,50 @@ class LanguageModule(L.LightningModule):
 
     def __init__(
         self,
-        preset: str = "tiny",
+        preset: str | None = None,
+        size: str | float | None = None,
+        overtrain: float = 1.0,
         gpt: GPTOverrides | None = None,
         vocab_size: int | None = None,
         context_length: int | None = None,
         optimizer: Literal["adamw", "muon"] = "adamw",
-        lr: float = 1e-3,
+        lr: float | None = None,
         embedding_lr: float | None = None,
         head_lr: float | None = None,
         scalar_lr: float | None = None,
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
         weight_decay: float = 0.1,
+        weight_decay_schedule: Literal["constant", "linear", "lr"] = "constant",
         momentum: float = 0.95,
-        schedule: Literal["cosine", "wsd"] = "cosine",
+        state_dtype: Literal["bfloat16"] | None = None,
+        mup_base_width: int | None = None,
+        activation_checkpointing: Checkpointing = "none",
+        z_loss: float = 0.0,
+        schedule: Literal["cosine", "linear", "wsd"] = "cosine",
         warmup: float = 0.02,
         decay: float = 0.2,
+        decay_from_checkpoint: bool = False,
         min_lr: float = 0.1,
         max_tokens: int | None = None,
         validate_every: int = 250,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self._check_ranges()
+        check_ranges(self.hparams)
         linked = {"vocab_size": vocab_size, "context_length": context_length}
         overrides = {**{key: value for key, value in linked.items() if value is not None}, **(gpt or {})}
-        try:
-            self.config = GPTConfig.preset(preset, **overrides)
-        except ConfigError as error:
-            raise UserError(f"model: {error}") from error
+        self.config, self.plan = shape_and_plan(self.hparams, overrides)
+        self.hparams["lr"] = (DEFAULT_LR if self.plan is None else self.plan.lr) if lr is None else lr
+        if mup_base_width is not None and (self.config.init != "fan_in" or self.config.tie_embeddings):
+            raise UserError(
+                "model.mup_base_width wants gpt.init fan_in and gpt.tie_embeddings false (µP starts an embedding and a "
+                "head differently): set these, or drop mup_base_width"
+            )
+        if decay_from_checkpoint and schedule != "wsd":
+            raise UserError(f"model.decay_from_checkpoint goes with schedule wsd, not {schedule}: change one")
+        # Step at which the decay of a branch began, kept for when the branch itself is resumed.
+        self._decay_start: int | None = None
         self.model: GPT | None = None
         self.bits_per_byte: BitsPerByte | None = None
         self.tokenizer_json: str | None = None
@@ -102,14 +131,6 @@ class LanguageModule(L.LightningModule):
         self._group_settings: list[dict[str, Any]] = []
         # Of the running accumulation window: summed nll (nats) and number of targets.
         self._window: Tensor | None = None
-
-    def _check_ranges(self) -> None:
-        for name, (least, most) in RANGES.items():
-            values = self.hparams[name]
-            for value in values if isinstance(values, (tuple, list)) else [values]:
-                if value is not None and not least <= value <= most:
-                    upwards = f"{least} or more" if most == LARGEST else f"{least} to {most}"
-                    raise UserError(f"model.{name} is {value}: it can be {upwards}")
 
     # ---- set-up -----------------------------------------------------------------------------------------------
 
@@ -132,6 +153,8 @@ class LanguageModule(L.LightningModule):
 
     def _set_budget(self, data: Any) -> None:
         trainer, max_tokens = self.trainer, self.hparams["max_tokens"]
+        if max_tokens is None and self.plan is not None and trainer.max_epochs in (None, -1):
+            max_tokens = self.plan.max_tokens
         if max_tokens is not None and trainer.max_steps == -1:
             trainer.fit_loop.epoch_loop.max_steps = math.ceil(max_tokens / data.global_batch_tokens)
         if self.total_steps is None:
@@ -157,30 +180,15 @@ class LanguageModule(L.LightningModule):
         """Build the GPT once; its weights depend on the run's seed alone, not on what drew random numbers before."""
         if self.model is None:
             self.model = GPT(self.config, seed=torch.initial_seed() % 2**63)
+            self.model.checkpointing = self.hparams["activation_checkpointing"]
+            self.model.z_loss = self.hparams["z_loss"]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """One optimizer with a rate per role of parameter, and a schedule counted in optimizer steps."""
         assert self.model is not None
         assert self.total_steps is not None
-        h = self.hparams
-        method = "muon" if h["optimizer"] == "muon" else "adamw"
-        options: dict[Role, dict[str, Any]] = {"matrix": {"method": method, "weight_decay": h["weight_decay"]}}
-        for role in ("embedding", "head", "scalar"):
-            if h[f"{role}_lr"] is not None:
-                options[role] = {"lr": h[f"{role}_lr"]}
-        optimizer = MuonAdamW(
-            parameter_groups(self.model, options),
-            lr=h["lr"],
-            betas=tuple(h["betas"]),
-            eps=h["eps"],
-            momentum=h["momentum"],
-        )
-        common = {"total_steps": self.total_steps, "warmup": h["warmup"], "min_ratio": h["min_lr"]}
-        if h["schedule"] == "wsd":
-            multiplier = partial(warmup_stable_decay, decay=h["decay"], **common)
-        else:
-            multiplier = partial(warmup_cosine, **common)
-        scheduler = LambdaLR(optimizer, multiplier)
+        optimizer = build_optimizer(self.model, self.hparams, self.hparams["lr"])
+        scheduler = LambdaLR(optimizer, build_schedule(self.hparams, self.total_steps))
         self._group_settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -190,6 +198,8 @@ class LanguageModule(L.LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if self.trainer.is_global_zero:
             active = f" ({self.config.n_active_parameters():,} of them active)" if self.config.n_experts else ""
+            if self.plan is not None:
+                Console(width=max(110, Console().width)).print(self.plan.table(data.global_batch_tokens))
             log.info(
                 "model: %s parameters%s, %d layers of width %d, context %d; training: %s steps of %s tokens",
                 f"{sum(p.numel() for p in self.parameters()):,}",
@@ -206,6 +216,12 @@ class LanguageModule(L.LightningModule):
         optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         assert isinstance(optimizer, MuonAdamW)
         assert isinstance(scheduler, LambdaLR)
+        assert self.total_steps is not None
+        if self.hparams["decay_from_checkpoint"] and self._decay_start is None:
+            self._decay_start = branch_step(optimizer, self.trainer.global_step)
+        scheduler.lr_lambdas = [build_schedule(self.hparams, self.total_steps, self._decay_start)] * len(
+            optimizer.param_groups
+        )
         scheduler.base_lrs = [settings["initial_lr"] for settings in self._group_settings]
         factor = scheduler.lr_lambdas[0](scheduler.last_epoch)
         for group, settings in zip(optimizer.param_groups, self._group_settings, strict=True):
@@ -240,6 +256,8 @@ class LanguageModule(L.LightningModule):
         scale = undo / n_targets.clamp(min=1)
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         torch._foreach_mul_(gradients, scale)
+        schedule, progress = self.hparams["weight_decay_schedule"], self.trainer.global_step / (self.total_steps or 1)
+        schedule_weight_decay(optimizer, self._group_settings, schedule, progress)
         self.log("train_loss", nll / n_targets.clamp(min=1), prog_bar=True)
         self.log("lr", optimizer.param_groups[0]["lr"])
         if self.config.n_experts:
@@ -261,10 +279,14 @@ class LanguageModule(L.LightningModule):
 
     def score(self, batch: dict[str, Tensor]) -> Tensor:
         """Negative log-likelihood in nats of each target, float32 [B, T]; 0 where there is none."""
-        logits = self(batch["tokens"], batch.get("documents"))
-        targets = batch["targets"]
-        flat = nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
-        return flat.view_as(targets)
+        tokens, targets, documents = batch["tokens"], batch["targets"], batch.get("documents")
+        at_once = max(1, LARGEST_SCORED // (tokens.shape[1] * self.config.vocab_size))
+        scores = []
+        for first in range(0, len(tokens), at_once):
+            rows = slice(first, first + at_once)
+            logits = self(tokens[rows], None if documents is None else documents[rows])
+            scores.append(nn.functional.cross_entropy(logits.float().mT, targets[rows], reduction="none"))
+        return torch.cat(scores)
 
     # ---- use ----------------------------------------------------------------------------------------------------
 
@@ -288,6 +310,7 @@ class LanguageModule(L.LightningModule):
             "gpt": self.config.to_dict(),
             "tokenizer": self.tokenizer_json,
             "data_fingerprint": self.data_fingerprint,
+            "decay_start": self._decay_start,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -295,6 +318,7 @@ class LanguageModule(L.LightningModule):
         saved = checkpoint.get("labyrinth")
         if saved is None:
             raise UserError("this checkpoint was not written by Labyrinth: it carries no tokenizer and no model shape")
+        self._decay_start = saved.get("decay_start") if self.hparams["decay_from_checkpoint"] else None
         if self.tokenizer_json is None:
             self.tokenizer_json, self.data_fingerprint = saved["tokenizer"], saved["data_fingerprint"]
         elif self.tokenizer_json != saved["tokenizer"]:
@@ -302,18 +326,11 @@ class LanguageModule(L.LightningModule):
                 "the checkpoint's tokenizer differs from the data's, so the same ids mean other text: use the data "
                 "and data.tokenizer settings that the checkpoint was trained with, or start a new run"
             )
-        self._demand_same_weights(checkpoint.get("state_dict"), saved["gpt"])
-
-    def _demand_same_weights(self, weights: dict[str, Tensor] | None, saved: dict[str, Any]) -> None:
-        """Refuse weights of another shape; torch would list each of them. None where a strategy keeps them apart."""
-        if weights is None or self.model is None:
-            return
-        mine = {name: tensor.shape for name, tensor in self.state_dict().items()}
-        if {name: tensor.shape for name, tensor in weights.items()} == mine:
-            return
-        now = self.config.to_dict()
-        changed = [f"{name} {old} -> {now.get(name)}" for name, old in saved.items() if old != now.get(name)]
-        raise UserError(
-            f"the checkpoint's weights do not fit the model ({', '.join(changed) or 'it was damaged or changed'}): use "
-            "the model settings that it was trained with, or start a new run"
-        )
+        if checkpoint.get("state_dict") is not None and self.model is not None:  # a strategy may keep the weights apart
+            demand_same_weights(checkpoint["state_dict"], saved["gpt"], self.state_dict(), self.config.to_dict())
+        step, total = checkpoint["global_step"], self.total_steps
+        if self.hparams["decay_from_checkpoint"] and self._decay_start is None and total is not None and step >= total:
+            raise UserError(
+                f"model.decay_from_checkpoint: the checkpoint has {step} steps already, and the budget is {total}: "
+                "give the decay steps of its own by a larger model.max_tokens"
+            )

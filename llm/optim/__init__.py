@@ -3,7 +3,7 @@
 from llm.optim.groups import ROLES, Role, parameter_groups, parameter_role
 from llm.optim.muon import MuonAdamW
 from llm.optim.newton_schulz import orthogonalize
-from llm.optim.schedules import resolve_steps, warmup_cosine, warmup_stable_decay
+from llm.optim.schedules import resolve_steps, warmup_cosine, warmup_linear, warmup_stable_decay
 
 __all__ = [
     "ROLES",
@@ -14,5 +14,6 @@ __all__ = [
     "parameter_role",
     "resolve_steps",
     "warmup_cosine",
+    "warmup_linear",
     "warmup_stable_decay",
 ]

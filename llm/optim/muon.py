@@ -5,7 +5,7 @@ One object, because Lightning then steps, clips, schedules and saves it like any
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
 from llm.optim.newton_schulz import MAX_STEPS, orthogonalize
+from llm.optim.rounding import round_stochastically
+from llm.optim.sharding import gathered, is_sharded, local, own_part
 
 _METHODS = ("muon", "adamw")
 
@@ -24,8 +26,9 @@ class MuonAdamW(Optimizer):
     semi-orthogonal matrix. The step is scaled by 0.2 √max(rows, columns), which gives it the root mean square of a
     usual AdamW step whatever the shape (Liu et al. 2025, arXiv 2502.16982, section 2.2), so that `lr` and
     `weight_decay` mean the same for both methods. A parameter of three dimensions is a stack of matrices, each stepped
-    by itself. Muon's state is one buffer a parameter, half of AdamW's. Parameters that are sharded (DTensor) are not
-    supported: the iteration needs whole matrices.
+    by itself. Muon's state is one buffer a parameter, half of AdamW's. The iteration needs whole matrices: one that is
+    sharded over processes (DTensor, as under FSDP2) is gathered for it, one parameter at a time, and every process
+    keeps its own part of the step.
 
     AdamW (Loshchilov and Hutter 2019) is torch's own fused kernel, with bias correction. Weight decay is decoupled in
     both: w ← w − lr · weight_decay · w, before the step. A parameter without a gradient is left alone, its state too.
@@ -39,6 +42,8 @@ class MuonAdamW(Optimizer):
         momentum: Muon's decay rate of the momentum; may be changed between steps through `param_groups`.
         nesterov: whether Muon looks one step of momentum ahead.
         ns_steps: Newton–Schulz iterations, 1 to 6.
+        state_dtype: "bfloat16" keeps the moments and the momentum in half the memory, rounded stochastically
+            (llm/optim/rounding.py); None in the dtype of the weights.
 
     Raises:
         ValueError: for an unknown method, a number out of its range, or a Muon parameter that is not a matrix.
@@ -54,6 +59,7 @@ class MuonAdamW(Optimizer):
         momentum: float = 0.95,
         nesterov: bool = True,
         ns_steps: int = 5,
+        state_dtype: Literal["bfloat16"] | None = None,
     ) -> None:
         defaults = {
             "method": "adamw",
@@ -64,6 +70,7 @@ class MuonAdamW(Optimizer):
             "momentum": momentum,
             "nesterov": nesterov,
             "ns_steps": ns_steps,
+            "state_dtype": state_dtype,
             # Tells torch's load_state_dict that AdamW's step counts must follow their parameters to another device.
             "fused": True,
         }
@@ -93,21 +100,30 @@ class MuonAdamW(Optimizer):
         return loss
 
     def _adamw(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        if not params:
-            return
         for p in params:
             if not self.state[p]:
                 self.state[p]["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
-                self.state[p]["exp_avg"] = torch.zeros_like(p)
-                self.state[p]["exp_avg_sq"] = torch.zeros_like(p)
-        states = [self.state[p] for p in params]
+            self._prepare_state(group, p, ("exp_avg", "exp_avg_sq"))
+        if group["state_dtype"] is None:
+            self._fused_adamw(group, params, [(self.state[p]["exp_avg"], self.state[p]["exp_avg_sq"]) for p in params])
+            return
+        for p in params:  # one by one, so that one parameter's moments at a time are widened
+            kept = (self.state[p]["exp_avg"], self.state[p]["exp_avg_sq"])
+            moments = (local(kept[0]).to(p.dtype), local(kept[1]).to(p.dtype))
+            self._fused_adamw(group, [p], [moments])
+            for name, narrow, wide in zip(("exp_avg", "exp_avg_sq"), kept, moments, strict=True):
+                self._round(p, name, narrow, wide)
+
+    def _fused_adamw(self, group: dict[str, Any], params: list[Tensor], moments: list[tuple[Tensor, Tensor]]) -> None:
+        if not params:
+            return
         adamw(
-            params,
-            [p.grad for p in params if p.grad is not None],
-            [s["exp_avg"] for s in states],
-            [s["exp_avg_sq"] for s in states],
+            [local(p) for p in params],
+            [local(p.grad) for p in params if p.grad is not None],
+            [local(first) for first, _ in moments],
+            [local(second) for _, second in moments],
             [],
-            [s["step"] for s in states],
+            [self.state[p]["step"] for p in params],
             fused=True,
             amsgrad=False,
             beta1=group["betas"][0],
@@ -121,29 +137,51 @@ class MuonAdamW(Optimizer):
     def _muon(self, group: dict[str, Any], params: list[Tensor]) -> None:
         # Matrices of one shape go through Newton–Schulz as one batch; a tall matrix lies on its side, so that the
         # smaller dimension comes first and a block's down projection joins its gate and up projections. The stacked
-        # matrices of experts join as so many matrices.
-        batches: defaultdict[tuple[int, int], list[Tensor]] = defaultdict(list)
+        # matrices of experts join as so many matrices. Of sharded ones each parameter goes alone: gathered all at once
+        # they would fill the memory that sharding saved.
+        batches: defaultdict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
         for p in params:
-            batches[(min(p.shape[-2:]), max(p.shape[-2:]))].append(p)
-        for (shorter, longer), batch in batches.items():
-            grads, buffers = [], []
-            for p in batch:
-                assert p.grad is not None
-                if not self.state[p]:
-                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-                grads.append(p.grad)
-                buffers.append(self.state[p]["momentum_buffer"])
+            self._prepare_state(group, p, ("momentum_buffer",))
+            alone = id(p) if is_sharded(p) else None
+            batches[(min(p.shape[-2:]), max(p.shape[-2:]), alone)].append(p)
+        for (shorter, longer, _), batch in batches.items():
+            grads = [local(p.grad) for p in batch if p.grad is not None]
+            kept = [self.state[p]["momentum_buffer"] for p in batch]
+            narrow = group["state_dtype"] is not None
+            buffers = [local(b).to(p.dtype) if narrow else local(b) for b, p in zip(kept, batch, strict=True)]
             torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
             ahead = torch._foreach_lerp(grads, buffers, group["momentum"]) if group["nesterov"] else buffers
-            lying = [m.mT if m.size(-2) > m.size(-1) else m for m in ahead]
+            if narrow:
+                for p, state, wide in zip(batch, kept, buffers, strict=True):
+                    self._round(p, "momentum_buffer", state, wide)
+            whole = [gathered(m, p) for m, p in zip(ahead, batch, strict=True)]
+            lying = [m.mT if m.size(-2) > m.size(-1) else m for m in whole]
             matrices = [m.reshape(-1, shorter, longer) for m in lying]
             steps = orthogonalize(torch.cat(matrices), group["ns_steps"]).split([len(m) for m in matrices])
+            weights = [local(p) for p in batch]
             if group["weight_decay"]:
-                torch._foreach_mul_(batch, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
             updates = [
-                (s.mT if p.size(-2) > p.size(-1) else s).view(p.shape) for s, p in zip(steps, batch, strict=True)
+                own_part((s.mT if p.size(-2) > p.size(-1) else s).view(p.shape), p)
+                for s, p in zip(steps, batch, strict=True)
             ]
-            torch._foreach_add_(batch, updates, alpha=-group["lr"] * 0.2 * longer**0.5)
+            torch._foreach_add_(weights, updates, alpha=-group["lr"] * 0.2 * longer**0.5)
+
+    def _prepare_state(self, group: dict[str, Any], p: Tensor, names: tuple[str, ...]) -> None:
+        """Make the buffers of a parameter, or bring them to the group's dtype: torch loads them in the weights' own."""
+        dtype = p.dtype if group["state_dtype"] is None else getattr(torch, group["state_dtype"])
+        state = self.state[p]
+        for name in names:
+            if name not in state:
+                state[name] = torch.zeros_like(p, dtype=dtype)
+            elif state[name].dtype != dtype:
+                state[name] = state[name].to(dtype)
+
+    def _round(self, p: Tensor, name: str, narrow: Tensor, wide: Tensor) -> None:
+        """Put `wide` into the state `narrow`, with noise that follows from the parameter's number of steps alone."""
+        counts = self.state[p]
+        counts["roundings"] = counts.get("roundings", 0) + 1
+        round_stochastically(local(narrow), wide, seed=counts["roundings"])
 
 
 def _check(group: dict[str, Any]) -> None:
@@ -155,6 +193,8 @@ def _check(group: dict[str, Any]) -> None:
     for name, rate in (("momentum", group["momentum"]), ("betas", group["betas"][0]), ("betas", group["betas"][1])):
         if not 0 <= rate < 1:
             raise ValueError(f"{name} has {rate}; it must be at least 0 and below 1")
+    if group["state_dtype"] not in (None, "bfloat16"):
+        raise ValueError(f"state_dtype is {group['state_dtype']!r}; it is 'bfloat16' or None")
     if not 1 <= group["ns_steps"] <= MAX_STEPS:
         raise ValueError(f"ns_steps is {group['ns_steps']}; it must be 1 to {MAX_STEPS}")
     if group["method"] == "muon":

@@ -35,14 +35,29 @@ def warmup_cosine(step: int, total_steps: int, *, warmup: int | float = 0.02, mi
     return min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def warmup_linear(step: int, total_steps: int, *, warmup: int | float = 0.02, min_ratio: float = 0.0) -> float:
+    """Linear warm-up, then a straight line down to `min_ratio` (Bergsma et al. 2025, arXiv 2502.15938)."""
+    return warmup_stable_decay(step, total_steps, warmup=warmup, decay=1.0, min_ratio=min_ratio)
+
+
 def warmup_stable_decay(
-    step: int, total_steps: int, *, warmup: int | float = 0.02, decay: int | float = 0.7, min_ratio: float = 0.0
+    step: int,
+    total_steps: int,
+    *,
+    warmup: int | float = 0.02,
+    decay: int | float = 0.7,
+    min_ratio: float = 0.0,
+    decay_start: int | None = None,
 ) -> float:
     """Linear warm-up, a flat part, then a linear decay to `min_ratio` over the last `decay` steps.
 
     With `decay=1.0` the decay begins where the warm-up ends: the linear schedule. Source: Hu et al. 2024 (MiniCPM,
     arXiv 2404.06395, section 4); that a linear decay to zero does best, Bergsma et al. 2025 (arXiv 2502.15938).
+    With `decay_start` the decay begins at that step, whatever `decay` says, and lasts to the end: a branch off a
+    checkpoint of the flat part.
     """
+    if decay_start is not None:
+        decay = max(0, total_steps - decay_start)
     warmup_steps = resolve_steps(warmup, total_steps)
     if step < warmup_steps:
         return (step + 1) / warmup_steps

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm.model import functions
-from llm.model.functions import causal_attention, linear_cross_entropy, project, rms_norm, rotate_half, swiglu
+from llm.model.functions import causal_attention, project, rms_norm, rotate_half, swiglu
+from llm.model.linear_cross_entropy import linear_cross_entropy
 from llm.model.loss import IGNORED, head_and_loss, next_token_loss
 
 
@@ -54,7 +55,7 @@ CASES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], list[tuple[
     "attention by hand": (functions._CausalAttention.apply, plain_attention, [(2, 5, 3, 4)] * 3),
     "attention of two tokens": (functions._CausalAttention.apply, plain_attention, [(1, 2, 1, 4)] * 3),
     "linear_cross_entropy": (
-        lambda x, w: linear_cross_entropy(x, w, TARGETS, IGNORED, chunk=3),
+        lambda x, w: linear_cross_entropy(x, w, TARGETS, IGNORED, chunk=3)[0],
         lambda x, w: F.cross_entropy(x @ w.T, TARGETS, ignore_index=IGNORED, reduction="sum"),
         [(7, 4), (6, 4)],
     ),
@@ -124,7 +125,7 @@ def test_dropped_probabilities_and_rows_without_a_gradient_go_to_sdpa() -> None:
 
 def test_backward_can_run_twice() -> None:
     x, weight = draw(7, 4), draw(6, 4)
-    loss = linear_cross_entropy(x, weight, TARGETS, IGNORED, 3)
+    loss, _ = linear_cross_entropy(x, weight, TARGETS, IGNORED, 3)
     first = torch.autograd.grad(loss, (x, weight), retain_graph=True)
     torch.testing.assert_close(torch.autograd.grad(loss, (x, weight)), first)
 

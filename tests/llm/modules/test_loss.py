@@ -77,6 +77,46 @@ def test_the_logged_loss_is_that_of_the_whole_step():
     assert float(trainer.callback_metrics["train_loss"]) == pytest.approx(wanted, rel=1e-5)
 
 
+def test_z_loss_moves_the_gradient_and_no_score():
+    def run(weight: float) -> tuple[dict[str, float], list[Tensor]]:
+        torch.manual_seed(0)
+        module = make_module(lr=0.0, z_loss=weight)
+        module.__class__ = GradientsAtStep
+        module.seen = []  # type: ignore[attr-defined]
+        trainer = make_trainer()
+        trainer.fit(module, datamodule=ListDataModule(UNEVEN[:1], UNEVEN[1:3]))
+        return {name: float(trainer.callback_metrics[name]) for name in ("train_loss", "val_loss")}, module.seen[0]  # type: ignore[attr-defined]
+
+    (scores, gradients), (with_z, moved) = run(0.0), run(0.5)
+    assert with_z == pytest.approx(scores, rel=1e-6)
+    assert not torch.allclose(torch.cat([g.flatten() for g in gradients]), torch.cat([g.flatten() for g in moved]))
+
+
+@pytest.mark.parametrize("mode", ["selective", "full"])
+def test_activation_checkpointing_changes_no_gradient(mode: str):
+    def run(mode: str) -> list[Tensor]:
+        torch.manual_seed(0)
+        module = make_module(lr=0.0, activation_checkpointing=mode)
+        module.__class__ = GradientsAtStep
+        module.seen = []  # type: ignore[attr-defined]
+        make_trainer().fit(module, datamodule=ListDataModule(UNEVEN[:1]))
+        assert module.model is not None
+        assert module.model.checkpointing == mode
+        return module.seen[0]  # type: ignore[attr-defined, no-any-return]
+
+    assert all(torch.equal(a, b) for a, b in zip(run(mode), run("none"), strict=True))
+
+
+def test_scoring_in_pieces_gives_the_same_scores(monkeypatch: pytest.MonkeyPatch):
+    module = make_module().eval()
+    module.configure_model()
+    whole = module.score(UNEVEN[1])
+    monkeypatch.setattr("llm.modules.base.LARGEST_SCORED", 1)
+    with torch.no_grad():
+        torch.testing.assert_close(module.score(UNEVEN[1]), whole.detach(), rtol=1e-6, atol=1e-6)
+    assert whole.shape == UNEVEN[1]["targets"].shape
+
+
 def test_a_short_context_cuts_rows_in_the_first_share_of_the_steps_only():
     shapes: list[tuple[int, ...]] = []
     targets = 0

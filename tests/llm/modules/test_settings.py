@@ -11,7 +11,7 @@ from support.fake_data import TINY, VOCAB, ListDataModule, make_batch, make_modu
 from llm.errors import UserError
 from llm.model import GPTConfig
 from llm.modules import PretrainModule
-from llm.optim import warmup_cosine, warmup_stable_decay
+from llm.optim import warmup_cosine, warmup_linear, warmup_stable_decay
 
 BATCHES = [make_batch(2, 8, 16, seed) for seed in range(12)]
 
@@ -53,6 +53,7 @@ def test_each_role_gets_its_own_settings():
     ("schedule", "multiplier"),
     [
         ("cosine", lambda step: warmup_cosine(step, 8, warmup=0.25, min_ratio=0.2)),
+        ("linear", lambda step: warmup_linear(step, 8, warmup=0.25, min_ratio=0.2)),
         ("wsd", lambda step: warmup_stable_decay(step, 8, warmup=0.25, decay=0.5, min_ratio=0.2)),
     ],
 )
@@ -76,6 +77,89 @@ def test_a_resumed_run_steps_with_its_own_settings_and_not_with_those_of_the_che
     assert [group["betas"] for group in optimizer.param_groups] == [(0.7, 0.8)] * 4
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.25, 0.0, 0.0, 0.0]
     assert watch.rates == pytest.approx([0.5 * warmup_cosine(step, 4, warmup=0.0, min_ratio=0.1) for step in (2, 3)])
+
+
+def test_a_decay_branches_off_a_stable_checkpoint_and_ends_at_the_floor(tmp_path: Path):
+    stable = {"lr": 0.5, "schedule": "wsd", "warmup": 0.1, "decay": 0.2, "min_lr": 0.1}
+    fit(make_module(**stable, max_tokens=20 * 16), StopAfter(5)).save_checkpoint(tmp_path / "5.ckpt")
+    branch = {**stable, "decay_from_checkpoint": True, "max_tokens": 9 * 16}
+    watch = Watch()
+    trainer = fit(make_module(**branch), watch, ckpt_path=tmp_path / "5.ckpt")
+    assert watch.rates == pytest.approx([0.5 * (0.1 + 0.9 * (1 - step / 4)) for step in range(4)])  # begins at the peak
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.05)
+
+    # The branch, interrupted after two steps and resumed, goes on with its own decay.
+    fit(make_module(**branch), StopAfter(7), ckpt_path=tmp_path / "5.ckpt").save_checkpoint(tmp_path / "7.ckpt")
+    rest = Watch()
+    fit(make_module(**branch), rest, ckpt_path=tmp_path / "7.ckpt")
+    assert rest.rates == pytest.approx(watch.rates[2:])
+
+
+class StopAfter(L.Callback):
+    """Ends a run after so many steps, whatever its budget."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.steps:
+            trainer.should_stop = True
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"schedule": "cosine", "decay_from_checkpoint": True}, "goes with schedule wsd"),
+        (
+            {"schedule": "wsd", "decay_from_checkpoint": True, "max_tokens": 5 * 16},
+            "has 5 steps already, and the budget is 5",
+        ),
+        ({"schedule": "wsd", "decay_from_checkpoint": True, "max_tokens": 64 * 16}, "is 0.30 of its peak"),
+    ],
+)
+def test_a_decay_that_cannot_branch_off_is_refused(tmp_path: Path, settings: dict[str, Any], message: str):
+    # Of the last case: taken in the middle of the warm-up.
+    warmup = 0.1 if "0.30" not in message else 1.0
+    stable = make_module(schedule="wsd", warmup=warmup, max_tokens=20 * 16)
+    fit(stable, StopAfter(5)).save_checkpoint(tmp_path / "5.ckpt")
+    with pytest.raises(UserError, match=message):
+        fit(make_module(**settings), ckpt_path=tmp_path / "5.ckpt")
+
+
+def test_a_decay_without_a_checkpoint_is_refused():
+    with pytest.raises(UserError, match="needs the checkpoint to branch off"):
+        fit(make_module(schedule="wsd", decay_from_checkpoint=True, max_tokens=32))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [("constant", [1, 1, 1, 1]), ("linear", [1, 0.75, 0.5, 0.25]), ("lr", [0.5, 1, 1, 0.5])],
+)
+def test_weight_decay_follows_its_schedule(schedule: str, factors: list[float]):
+    class Decay(Watch):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+            self.rates.append(trainer.optimizers[0].param_groups[0]["weight_decay"])
+
+        def on_before_optimizer_step(self, *_: Any) -> None:
+            pass
+
+    watch = Decay()
+    settings = {"schedule": "wsd", "warmup": 0.5, "decay": 0.5, "min_lr": 0.0, "weight_decay": 0.2}
+    fit(make_module(**settings, weight_decay_schedule=schedule, max_tokens=4 * 16), watch)
+    assert watch.rates == pytest.approx([0.2 * factor for factor in factors])
+
+
+def test_mup_multiplies_the_rates_by_role_and_leaves_what_a_step_decays():
+    module = make_module(max_tokens=16, mup_base_width=4, lr=0.02, head_lr=0.2, weight_decay=0.5)
+    groups = {group["role"]: group for group in fit(module).optimizers[0].param_groups}
+    rates = {role: group["initial_lr"] for role, group in groups.items()}
+    assert rates == pytest.approx({"matrix": 0.005, "embedding": 0.02, "head": 0.05, "scalar": 0.02})
+    assert groups["matrix"]["weight_decay"] == pytest.approx(2.0)
+
+
+def test_mup_is_refused_where_a_matrix_is_both_embedding_and_head():
+    with pytest.raises(UserError, match="mup_base_width wants"):
+        make_module(mup_base_width=8, gpt={**TINY, "tie_embeddings": True})
 
 
 @pytest.mark.parametrize(("max_tokens", "steps"), [(3 * 16, 3), (3 * 16 + 1, 4)])

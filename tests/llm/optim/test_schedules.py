@@ -2,7 +2,7 @@
 
 import pytest
 
-from llm.optim import resolve_steps, warmup_cosine, warmup_stable_decay
+from llm.optim import resolve_steps, warmup_cosine, warmup_linear, warmup_stable_decay
 
 
 @pytest.mark.parametrize("schedule", [warmup_cosine, warmup_stable_decay])
@@ -38,7 +38,21 @@ def test_decay_over_everything_is_the_linear_schedule():
     assert values[100] == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("schedule", [warmup_cosine, warmup_stable_decay])
+def test_linear_goes_straight_from_the_peak_to_its_floor():
+    values = [warmup_linear(step, 100, warmup=20, min_ratio=0.1) for step in range(102)]
+    assert values[19:21] == [1.0, 1.0]
+    assert values[60] == pytest.approx(0.55)
+    assert values[100:] == pytest.approx([0.1, 0.1])
+
+
+def test_a_branch_decays_from_its_step_to_the_end():
+    values = [warmup_stable_decay(step, 50, warmup=10, decay=0.9, min_ratio=0.1, decay_start=30) for step in range(51)]
+    assert set(values[9:31]) == {1.0}
+    assert values[40] == pytest.approx(0.55)
+    assert values[50] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("schedule", [warmup_cosine, warmup_linear, warmup_stable_decay])
 def test_a_warmup_longer_than_the_run_is_only_a_warmup(schedule):
     assert schedule(9, 10, warmup=20) == pytest.approx(0.5)
 
