@@ -3,9 +3,9 @@
     python benchmarks/memory.py [--rows 8] [--length 512] [--threads 1] [--device cpu]
 
 The model is like the preset `30m` with GPT-2's vocabulary of 50,257. A line is the peak over what the process held
-before the model was made (on a CPU the resident set, read from /proc, so Linux alone; on CUDA the allocator's). `plain`
-is the form that everything is measured against: whole logits, all activations kept, float32. Time is that of the second
-step.
+before the model, or what the loss is given, was made (on a CPU the resident set, read from /proc, so Linux alone; on
+CUDA the allocator's). In brackets without the loss's two inputs, which no form can do without. `plain` is the form that
+everything is measured against: whole logits, all activations kept, float32. Time is that of the second step.
 """
 
 import argparse
@@ -71,7 +71,11 @@ def main() -> None:
                 continue
             got = in_new_process({"kind": kind, **settings})
             first = first or got["bytes"]
-            table.add_row(name, f"{got['bytes'] / 1e6:,.0f}", f"1/{first / got['bytes']:.1f}", f"{got['seconds']:.2f}")
+            peak, share = f"{got['bytes'] / 1e6:,.0f}", f"1/{first / got['bytes']:.1f}"
+            if kind == "loss":
+                given = 4 * WIDTH * (VOCABULARY + arguments.rows * arguments.length)
+                share += f" (1/{(first - given) / (got['bytes'] - given):.1f})"
+            table.add_row(name, peak, share, f"{got['seconds']:.2f}")
         Console(width=100).print(table)
 
 

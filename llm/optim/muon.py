@@ -17,6 +17,7 @@ from llm.optim.rounding import round_stochastically
 from llm.optim.sharding import gathered, is_sharded, local, own_part
 
 _METHODS = ("muon", "adamw")
+_WIDENED_AT_ONCE = 2**22  # entries of a moment in bfloat16
 
 
 class MuonAdamW(Optimizer):
@@ -104,35 +105,32 @@ class MuonAdamW(Optimizer):
             if not self.state[p]:
                 self.state[p]["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
             self._prepare_state(group, p, ("exp_avg", "exp_avg_sq"))
-        if group["state_dtype"] is None:
-            self._fused_adamw(group, params, [(self.state[p]["exp_avg"], self.state[p]["exp_avg_sq"]) for p in params])
-            return
-        for p in params:  # one by one, so that one parameter's moments at a time are widened
-            kept = (self.state[p]["exp_avg"], self.state[p]["exp_avg_sq"])
-            moments = (local(kept[0]).to(p.dtype), local(kept[1]).to(p.dtype))
-            self._fused_adamw(group, [p], [moments])
-            for name, narrow, wide in zip(("exp_avg", "exp_avg_sq"), kept, moments, strict=True):
-                self._round(p, name, narrow, wide)
+        if group["state_dtype"] is not None:
+            for p in params:
+                self._narrow_adamw(group, p)
+        elif params:
+            states = [self.state[p] for p in params]
+            _fused_adamw(
+                group,
+                [local(p) for p in params],
+                [local(p.grad) for p in params if p.grad is not None],
+                [local(s["exp_avg"]) for s in states],
+                [local(s["exp_avg_sq"]) for s in states],
+                [s["step"] for s in states],
+            )
 
-    def _fused_adamw(self, group: dict[str, Any], params: list[Tensor], moments: list[tuple[Tensor, Tensor]]) -> None:
-        if not params:
-            return
-        adamw(
-            [local(p) for p in params],
-            [local(p.grad) for p in params if p.grad is not None],
-            [local(first) for first, _ in moments],
-            [local(second) for _, second in moments],
-            [],
-            [self.state[p]["step"] for p in params],
-            fused=True,
-            amsgrad=False,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,
-        )
+    def _narrow_adamw(self, group: dict[str, Any], p: Tensor) -> None:
+        """Step a parameter whose moments are kept in bfloat16, some rows at a time, so that few are widened at once."""
+        assert p.grad is not None
+        state, weights = self.state[p], local(p)
+        rows = max(1, _WIDENED_AT_ONCE * max(1, len(weights)) // max(1, weights.numel()))
+        parts = (t.split(rows) for t in (weights, local(p.grad), local(state["exp_avg"]), local(state["exp_avg_sq"])))
+        for weight, grad, first, second in zip(*parts, strict=True):
+            wide = first.to(weight.dtype), second.to(weight.dtype)
+            _fused_adamw(group, [weight], [grad], [wide[0]], [wide[1]], [state["step"].clone()])
+            self._round(p, first, wide[0])
+            self._round(p, second, wide[1])
+        state["step"] += 1
 
     def _muon(self, group: dict[str, Any], params: list[Tensor]) -> None:
         # Matrices of one shape go through Newton–Schulz as one batch; a tall matrix lies on its side, so that the
@@ -153,7 +151,7 @@ class MuonAdamW(Optimizer):
             ahead = torch._foreach_lerp(grads, buffers, group["momentum"]) if group["nesterov"] else buffers
             if narrow:
                 for p, state, wide in zip(batch, kept, buffers, strict=True):
-                    self._round(p, "momentum_buffer", state, wide)
+                    self._round(p, local(state), wide)
             whole = [gathered(m, p) for m, p in zip(ahead, batch, strict=True)]
             lying = [m.mT if m.size(-2) > m.size(-1) else m for m in whole]
             matrices = [m.reshape(-1, shorter, longer) for m in lying]
@@ -177,11 +175,37 @@ class MuonAdamW(Optimizer):
             elif state[name].dtype != dtype:
                 state[name] = state[name].to(dtype)
 
-    def _round(self, p: Tensor, name: str, narrow: Tensor, wide: Tensor) -> None:
-        """Put `wide` into the state `narrow`, with noise that follows from the parameter's number of steps alone."""
-        counts = self.state[p]
-        counts["roundings"] = counts.get("roundings", 0) + 1
-        round_stochastically(local(narrow), wide, seed=counts["roundings"])
+    def _round(self, p: Tensor, narrow: Tensor, wide: Tensor) -> None:
+        """Put `wide` into the state `narrow`, with noise that follows from how often the parameter's was rounded."""
+        state = self.state[p]
+        state["roundings"] = state.get("roundings", 0) + 1
+        round_stochastically(narrow, wide, seed=state["roundings"])
+
+
+def _fused_adamw(
+    group: dict[str, Any],
+    weights: list[Tensor],
+    grads: list[Tensor],
+    first: list[Tensor],
+    second: list[Tensor],
+    steps: list[Tensor],
+) -> None:
+    adamw(
+        weights,
+        grads,
+        first,
+        second,
+        [],
+        steps,
+        fused=True,
+        amsgrad=False,
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        lr=group["lr"],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=False,
+    )
 
 
 def _check(group: dict[str, Any]) -> None:
