@@ -259,7 +259,9 @@ class LanguageModule(L.LightningModule):
         schedule, progress = self.hparams["weight_decay_schedule"], self.trainer.global_step / (self.total_steps or 1)
         schedule_weight_decay(optimizer, self._group_settings, schedule, progress)
         self.log("train_loss", nll / n_targets.clamp(min=1), prog_bar=True)
-        self.log("lr", optimizer.param_groups[0]["lr"])
+        step = self.trainer.global_step + 1
+        if step % self.trainer.log_every_n_steps == 0 or step == self.total_steps:  # type: ignore[attr-defined]
+            self.log("lr", optimizer.param_groups[0]["lr"])  # a third of a millisecond, which every step would pay
         if self.config.n_experts:
             self._balance_experts()
 
