@@ -1,6 +1,8 @@
 """`python -m llm generate`: continue a prompt."""
 
+import json
 import sys
+from pathlib import Path
 
 from llm.commands.parser import CommandParser
 from llm.errors import UserError
@@ -8,16 +10,33 @@ from llm.errors import UserError
 
 def parser() -> CommandParser:
     """The options of `generate`."""
-    options = CommandParser("generate", "Continue a prompt with a trained model, as plain text on standard output.")
+    options = CommandParser(
+        "generate",
+        "Continue a prompt with a trained model: one text as it is written, on standard output; several as JSON lines.",
+    )
     options.add_argument("--checkpoint", required=True, help="a .ckpt file, or the folder of a run (its best one)")
-    options.add_argument("--prompt", required=True, help="the text to continue; - reads it from standard input")
+    prompt = options.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("--prompt", help="the text to continue; - reads it from standard input")
+    prompt.add_argument("--prompts", help="a file of prompts: one a line, or .jsonl with the field prompt")
     options.add_argument("--max_new_tokens", type=int, default=200, help="tokens to write at most")
     options.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest token")
     options.add_argument("--top_k", type=int, default=50, help="choose from the k likeliest tokens; 0: from all")
     options.add_argument(
         "--top_p", type=float, default=1.0, help="choose from the likeliest tokens that together have probability p"
     )
+    options.add_argument(
+        "--min_p", type=float, default=0.0, help="choose from tokens at least p times as likely as the likeliest"
+    )
+    options.add_argument(
+        "--repetition_penalty", type=float, default=1.0, help="above 1: make tokens that were there before less likely"
+    )
+    options.add_argument("--stop", action="append", default=[], help="end a text before this; can be given repeatedly")
     options.add_argument("--seed", type=int, default=None, help="the same seed writes the same text (default: random)")
+    options.add_argument("--n_samples", type=int, default=1, help="texts for each prompt; the next has the next seed")
+    options.add_argument("--batch_size", type=int, default=32, help="texts written at once")
+    options.add_argument(
+        "--logprobs", action="store_true", help="write JSON lines, with every token's log-probability in nats"
+    )
     return options
 
 
@@ -31,29 +50,83 @@ def prompt_from_input() -> str:
     return prompt
 
 
+def prompts_from_file(name: str) -> list[str]:
+    """The prompts that a file holds; UserError where it cannot be read or a line holds none."""
+    path = Path(name)
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise UserError(f"{name} cannot be read ({error.strerror}): name a file of prompts in --prompts") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not valid UTF-8 at byte {error.start}; convert it first") from error
+    if path.suffix in (".jsonl", ".ndjson"):
+        prompts = [_prompt_of(line, f"{name}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    else:
+        prompts = [line for line in lines if line]
+    if not prompts:
+        raise UserError(f"{name} holds no prompt: give it one a line")
+    return prompts
+
+
+def _prompt_of(line: str, where: str) -> str:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not JSON ({error.msg}); mend it there") from error
+    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+        raise UserError(f"{where} has no text in a field 'prompt'; give each line one")
+    prompt: str = row["prompt"]
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where}: the prompt holds half of a surrogate pair, which is no text; mend it there"
+        ) from error
+    return prompt
+
+
 def main(arguments: list[str]) -> int:
-    """Stream the continuation of the prompt, the prompt first."""
+    """Stream the continuation of the prompt, the prompt first; or write those of several as JSON lines."""
     options = parser().parse_args(arguments[1:])
-    prompt = prompt_from_input() if options.prompt == "-" else options.prompt
+    if options.prompts is not None:
+        prompts = prompts_from_file(options.prompts)
+    else:
+        prompts = [prompt_from_input() if options.prompt == "-" else options.prompt]
 
     from llm.checkpoint import load_model
-    from llm.generation import continue_text
+    from llm.generation import continue_text, continue_texts
     from llm.run import find_checkpoint
 
     model, tokenizer = load_model(find_checkpoint(options.checkpoint))
-    pieces = continue_text(
-        model,
-        tokenizer,
-        prompt,
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        top_k=options.top_k or None,
-        top_p=options.top_p,
-        seed=options.seed,
-    )
-    sys.stdout.write(prompt)
-    for text in pieces:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
+    settings = {
+        "max_new_tokens": options.max_new_tokens,
+        "temperature": options.temperature,
+        "top_k": options.top_k or None,
+        "top_p": options.top_p,
+        "min_p": options.min_p,
+        "repetition_penalty": options.repetition_penalty,
+        "stop": options.stop,
+        "seed": options.seed,
+    }
+    if options.prompts is None and options.n_samples == 1 and not options.logprobs:
+        pieces = continue_text(model, tokenizer, prompts[0], **settings)
+        sys.stdout.write(prompts[0])
+        for text in pieces:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        sys.stdout.write("\n")
+        return 0
+    settings |= {name: getattr(options, name) for name in ("n_samples", "batch_size", "logprobs")}
+    for number, sample, written in continue_texts(model, tokenizer, prompts, **settings):
+        row = {
+            "prompt": prompts[number],
+            "number": number,
+            "sample": sample,
+            "text": written.text,
+            "finish_reason": written.finish_reason,
+            "n_tokens": len(written.tokens),
+        }
+        if options.logprobs:
+            row |= {"tokens": written.tokens, "logprobs": written.logprobs}
+        print(json.dumps(row, ensure_ascii=False), flush=True)
     return 0

@@ -7,6 +7,13 @@ from typing import NoReturn
 from llm.configuration import nearest
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Defaults, where there are any."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
+
+
 class CommandParser(argparse.ArgumentParser):
     """argparse, with errors as one sentence that names the nearest option."""
 
@@ -15,7 +22,7 @@ class CommandParser(argparse.ArgumentParser):
             prog=f"python -m llm {command}",
             description=description,
             allow_abbrev=False,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=_Help,
             **settings,  # type: ignore[arg-type]
         )
 

@@ -166,7 +166,7 @@ def _add_rope_scaling(writer: gguf.GGUFWriter, config: GPTConfig) -> None:
     if scaling.type == "llama3":
         # Divisors of the frequencies, which llama.cpp takes as a tensor.
         plain = config.rope_theta ** (-torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim)
-        divisors = plain / scaling.frequencies(plain, config.rope_theta, config.context_length)
+        divisors = plain / scaling.frequencies(plain, config.rope_theta, torch.tensor([config.context_length]))
         writer.add_tensor("rope_freqs.weight", divisors.numpy())
         return
     writer.add_rope_scaling_type(gguf.RopeScalingType(scaling.type))

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from llm.model.attention_kernels import Documents, attend
-from llm.model.cache import KVCache
+from llm.model.cache import Appending
 from llm.model.config import GPTConfig
 from llm.model.functions import project
 from llm.model.norm import RMSNorm
@@ -35,7 +35,7 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         angles: Angles | None,
-        cache: KVCache | None = None,
+        held: Appending | None = None,
         documents: Documents | None = None,
     ) -> Tensor:
         """Map x [B, T, d_model] to the same shape; `angles` are RoPE's, for the positions of x."""
@@ -45,8 +45,10 @@ class Attention(nn.Module):
             query, key = self.query_norm(query), self.key_norm(key)
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
-        if cache is not None:
-            key, value = cache.append(self.layer, key, value)
+        visible = None
+        if held is not None:
+            key, value = held(self.layer, key, value)
+            visible = held.visible
         dropout = self.dropout if self.training else 0.0
-        mixed = attend(query, key, value, window=self.window, documents=documents, dropout=dropout)
+        mixed = attend(query, key, value, window=self.window, documents=documents, visible=visible, dropout=dropout)
         return self.output(mixed.flatten(2))

@@ -44,6 +44,7 @@ def attend(
     *,
     window: int | None = None,
     documents: Documents | None = None,
+    visible: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
     """Attention by the fastest kernel that gives these results here.
@@ -54,6 +55,7 @@ def attend(
         value: like `key`.
         window: how many tokens each token sees, itself included.
         documents: of the batch; without a cache alone.
+        visible: bool [B, 1, 1, S], where T is 1 and rows of a cache are uneven: the keys that each row's token sees.
         dropout: share of the probabilities to drop.
 
     Returns:
@@ -62,6 +64,8 @@ def attend(
     if documents is not None and query.device.type == "cpu":
         return _document_by_document(query, key, value, documents, window, dropout)
     hidden = window is not None and key.shape[1] > window
+    if visible is not None or (query.shape[1] == 1 and documents is None and not hidden):
+        return _scaled_dot_product(query, key, value, visible, dropout)
     if documents is None and not hidden and query.shape[1] == key.shape[1]:
         return causal_attention(query, key, value, dropout)
     return masked_attention(query, key, value, window=window, documents=documents, dropout=dropout)
@@ -84,7 +88,7 @@ def masked_attention(
         mask = mask.triu(before - window + 1)
     if documents is not None:
         mask = (mask & (documents.ids[:, :, None] == documents.ids[:, None, :])).unsqueeze(1)  # B 1 T T
-    return _scaled_dot_product(query, key, value, None if n_queries == 1 and mask.all() else mask, dropout)
+    return _scaled_dot_product(query, key, value, mask, dropout)
 
 
 def _document_by_document(

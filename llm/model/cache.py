@@ -1,5 +1,7 @@
 """KVCache: the keys and values of the tokens that a model has already read."""
 
+from typing import Self
+
 import torch
 from torch import Tensor
 
@@ -7,14 +9,21 @@ from llm.model.config import GPTConfig
 
 
 class KVCache:
-    """Room for the keys and values of `capacity` tokens in every layer, allocated once.
+    """Room for the keys and values of `capacity` tokens a row in every layer, allocated once.
+
+    Rows can hold unequal numbers of tokens; they are then read one token at a time. Where the model has a sliding
+    window shorter than `capacity`, no more is kept than the window: a new token takes the place of the oldest.
 
     Args:
         config: of the model that fills it.
-        batch_size: number of sequences, all of one length.
-        capacity: tokens a sequence; default: the model's context.
+        batch_size: number of rows.
+        capacity: tokens a row can hold; default: the model's context.
         dtype: of the model's activations.
         device: of the model.
+
+    Attributes:
+        lengths: int64 [batch_size], on the CPU: the tokens that each row holds.
+        last_tokens: int64 [batch_size, 1], the last of them, or -1.
     """
 
     def __init__(
@@ -26,28 +35,138 @@ class KVCache:
         device: torch.device | str = "cpu",
     ) -> None:
         self.capacity = config.context_length if capacity is None else capacity
-        shape = (config.n_layers, 2, batch_size, self.capacity, config.n_kv_heads, config.head_dim)
-        self._store = torch.empty(shape, dtype=dtype, device=device)
-        self.length = 0  # tokens that every layer holds
-        self.last_token: Tensor | None = None  # int64 [B, 1], where there is one
+        self.n_places = min(self.capacity, config.sliding_window or self.capacity)
+        shape = (config.n_layers, 2, batch_size, self.n_places, config.n_kv_heads, config.head_dim)
+        # Zeros: what is masked counts nothing times its value, which is not nothing if the value is NaN.
+        self._store = torch.zeros(shape, dtype=dtype, device=device)
+        self.lengths = torch.zeros(batch_size, dtype=torch.int64)
+        self.last_tokens = torch.full((batch_size, 1), -1, device=device)
 
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new tokens' keys and values [B, T, H, D] of one layer; return all of them [B, length + T, H, D].
+    def rows(self, first: int, end: int) -> Self:
+        """The rows from `first` up to `end`, as a cache that shares their memory."""
+        view = object.__new__(type(self))
+        view.capacity, view.n_places = self.capacity, self.n_places
+        view._store = self._store[:, :, first:end]
+        view.lengths, view.last_tokens = self.lengths[first:end], self.last_tokens[first:end]
+        return view
 
-        `length` moves only once every layer has stored its part: see `advance`.
+    @property
+    def length(self) -> int:
+        """The tokens that every row holds. Raises ValueError where rows differ."""
+        lengths = set(self.lengths.tolist())
+        if len(lengths) > 1:
+            raise ValueError(f"the rows of this cache hold unequal numbers of tokens: {sorted(lengths)}")
+        return lengths.pop()
+
+    def append(self, tokens: Tensor) -> "Appending":
+        """Make room for `tokens` int64 [batch_size, T], which every layer then fills, and count them as held."""
+        lengths, n_new = self.lengths.tolist(), tokens.shape[1]
+        longest = max(lengths) + n_new
+        if longest > self.capacity:
+            raise ValueError(f"a KV cache for {self.capacity} tokens cannot hold {longest}")
+        if min(lengths) == max(lengths):
+            appending: Appending = _EvenRows(self._store, lengths[0], n_new)
+        elif n_new == 1:
+            appending = _UnevenRows(self._store, self.lengths)
+        else:
+            raise ValueError("rows that hold unequal numbers of tokens are read one token at a time")
+        appending.before = self.last_tokens.clone()
+        self.lengths += n_new
+        self.last_tokens.copy_(tokens[:, -1:])
+        return appending
+
+    def copy_row(self, source: int, target: int) -> None:
+        """Make row `target` hold what row `source` does."""
+        held = min(int(self.lengths[source]), self.n_places)
+        self._store[:, :, target, :held] = self._store[:, :, source, :held]
+        self.lengths[target] = self.lengths[source]
+        self.last_tokens[target] = self.last_tokens[source]
+
+    def cut(self, length: int, last_token: int) -> None:
+        """Keep of every row its first `length` tokens, the last of which is `last_token`; -1 if there is none.
+
+        Nothing may have been overwritten yet, unless nothing is kept.
         """
-        stop = self.length + keys.shape[1]
-        if stop > self.capacity:
-            raise ValueError(f"a KV cache for {self.capacity} tokens cannot hold {stop}")
-        self._store[layer, 0, :, self.length : stop] = keys
-        self._store[layer, 1, :, self.length : stop] = values
-        return self._store[layer, 0, :, :stop], self._store[layer, 1, :, :stop]
-
-    def advance(self, tokens: Tensor) -> None:
-        """Count `tokens` int64 [B, T] as held by every layer."""
-        self.length += tokens.shape[1]
-        self.last_token = tokens[:, -1:]
+        self.lengths.fill_(length)
+        self.last_tokens.fill_(last_token)
 
     def clear(self) -> None:
-        """Forget every token; the memory stays for the next sequence."""
-        self.length, self.last_token = 0, None
+        """Forget every token; the memory stays for the next sequences."""
+        self.cut(0, -1)
+
+
+class Appending:
+    """Where the tokens of one forward pass go, the same in every layer.
+
+    Attributes:
+        positions: int64 [T] or, where rows are uneven, [B, 1]: of the new tokens.
+        longest: tokens of the longest row, the new ones included.
+        before: int64 [B, 1], the last token of each row before the new ones, or -1.
+        visible: bool [B, 1, 1, S], which of the S keys each row's one new token sees; None where the rule of `attend`
+            holds.
+    """
+
+    positions: Tensor
+    longest: int
+    before: Tensor
+    visible: Tensor | None = None
+
+    def __init__(self, store: Tensor) -> None:
+        self.store = store
+
+    def __call__(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the new tokens' keys and values [B, T, H, D] of one layer.
+
+        Returns:
+            Those that the new tokens may look at, theirs included: [B, S, H, D] each. Oldest first, unless one token
+            is new, which sees them all or those that are `visible`.
+        """
+        raise NotImplementedError
+
+
+class _EvenRows(Appending):
+    """All rows hold as many tokens: one slice takes the new ones."""
+
+    def __init__(self, store: Tensor, held: int, n_new: int) -> None:
+        super().__init__(store)
+        self.held, self.longest = held, held + n_new
+        self.positions = torch.arange(held, self.longest, device=store.device)
+
+    def __call__(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        store, n_places = self.store[layer], self.store.shape[3]
+        if self.longest <= n_places:
+            store[0, :, self.held : self.longest] = keys
+            store[1, :, self.held : self.longest] = values
+            return store[0, :, : self.longest], store[1, :, : self.longest]
+        if keys.shape[1] == 1:
+            place = self.held % n_places
+            store[0, :, place], store[1, :, place] = keys[:, 0], values[:, 0]
+            return store[0], store[1]
+        # What the first of the new tokens sees is overwritten by the last of them: looked at before.
+        before = torch.arange(max(self.held - n_places, 0), self.held, device=store.device) % n_places
+        seen = torch.cat([store[:, :, before], torch.stack([keys, values])], 2)
+        places = self.positions[-n_places:] % n_places
+        store[:, :, places] = seen[:, :, -len(places) :]
+        return seen[0], seen[1]
+
+
+class _UnevenRows(Appending):
+    """One token a row, each to a place of its own."""
+
+    def __init__(self, store: Tensor, lengths: Tensor) -> None:
+        super().__init__(store)
+        n_places = store.shape[3]
+        self.longest = int(lengths.max()) + 1
+        # A tensor of its own: the cache counts on in `lengths`.
+        self.positions = lengths.clone().unsqueeze(1).to(store.device)
+        self.row = torch.arange(len(lengths), device=store.device)
+        self.place = self.positions.squeeze(1) % n_places
+        self.n_seen = min(self.longest, n_places)
+        places = torch.arange(self.n_seen, device=store.device)
+        self.visible = (places <= self.positions)[:, None, None]
+
+    def __call__(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        store = self.store[layer]
+        store[0].index_put_((self.row, self.place), keys[:, 0])
+        store[1].index_put_((self.row, self.place), values[:, 0])
+        return store[0, :, : self.n_seen], store[1, :, : self.n_seen]

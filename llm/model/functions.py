@@ -17,13 +17,25 @@ from torch.autograd.function import once_differentiable
 SHORT_ROW = range(128, 257)
 
 
+class _Forgetful:
+    """Stands for the context of a function whose backward pass never comes."""
+
+    def save_for_backward(self, *tensors: Tensor) -> None:
+        """Save nothing."""
+
+
+def _run(function: type[Function], *arguments: Any) -> Any:
+    """`function.apply`; without gradients its forward pass alone, half of the time where tensors are small."""
+    return function.apply(*arguments) if torch.is_grad_enabled() else function.forward(_Forgetful(), *arguments)
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / √(mean(x²) + eps) · weight over the last dimension (Zhang & Sennrich 2019).
 
     PyTorch has a fused kernel on accelerators; on a CPU it strings seven operations together, and this takes over.
     """
     if x.device.type == "cpu" and x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64):
-        return _RMSNorm.apply(x, weight, eps)
+        return _run(_RMSNorm, x, weight, eps)
     return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps)  # of two dtypes, the fused kernel would refuse
 
 
@@ -57,7 +69,7 @@ def rotate_half(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         cos: of the angles, once for each half; broadcasts with x.
         sin: of the angles; broadcasts with half of x.
     """
-    return _RotateHalf.apply(x, cos, sin)
+    return _run(_RotateHalf, x, cos, sin)
 
 
 class _RotateHalf(Function):
@@ -197,7 +209,7 @@ def _heads_back(x: Tensor, like: Tensor) -> Tensor:
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) · up, elementwise (Shazeer 2020)."""
-    return _SwiGLU.apply(gate, up)
+    return _run(_SwiGLU, gate, up)
 
 
 class _SwiGLU(Function):

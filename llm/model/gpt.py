@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from llm.model.attention import Attention
 from llm.model.attention_kernels import Documents
 from llm.model.bigrams import BigramEmbedding
-from llm.model.cache import KVCache
+from llm.model.cache import Appending, KVCache
 from llm.model.checkpointing import Checkpointing, run_block
 from llm.model.config import GPTConfig
 from llm.model.feedforward import dense_feedforward
@@ -29,17 +29,17 @@ class Block(nn.Module):
         self.attention = Attention(config, layer)
         self.feedforward_norm = build_norm(config)
         self.feedforward = MixtureOfExperts(config) if config.n_experts else dense_feedforward(config, config.d_ff)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
 
     def forward(
         self,
         x: Tensor,
         angles: Angles | None,
-        cache: KVCache | None = None,
+        held: Appending | None = None,
         documents: Documents | None = None,
     ) -> Tensor:
         """Map x [B, T, d_model] to the same shape; `angles` are RoPE's, for the positions of x."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), angles, cache, documents))
+        x = x + self.dropout(self.attention(self.attention_norm(x), angles, held, documents))
         return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
 
 
@@ -69,7 +69,7 @@ class GPT(nn.Module):
             self.bigrams = BigramEmbedding(config.bigram_rows, config.d_model) if config.bigram_rows else None
             learned = config.position == "learned"
             self.position_embedding = nn.Embedding(config.context_length, config.d_model) if learned else None
-            self.dropout = nn.Dropout(config.dropout)
+            self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
             self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
             self.norm = build_norm(config)
             self.head = None if config.tie_embeddings else nn.Linear(config.d_model, config.vocab_size, bias=False)
@@ -108,39 +108,35 @@ class GPT(nn.Module):
         With `documents`, integers [B, T] that number the documents packed into each row, no token sees another
         document, and positions begin anew in each. A cache holds one document a row, so the two exclude each other.
         """
+        x = self.hidden(tokens, cache=cache, documents=documents)
+        cap = self.config.logit_soft_cap
+        head = self.embedding if self.head is None else self.head
+        if targets is not None:
+            return head_and_loss(x, head.weight, targets, cap, self.z_loss)
+        return soft_cap(F.linear(x, head.weight), cap)  # B T V
+
+    def hidden(self, tokens: Tensor, *, cache: KVCache | None = None, documents: Tensor | None = None) -> Tensor:
+        """What the head makes logits of: [B, T, d_model], of the arguments of `forward`."""
         config = self.config
         if documents is not None and cache is not None:
             raise ValueError("a cache holds one document a row; documents cannot be packed into it")
         packed = None if documents is None else Documents(documents)
-        start, length = (0 if cache is None else cache.length), tokens.shape[1]
-        if start + length > config.context_length:
-            raise ValueError(f"{start + length} tokens do not fit in a context of {config.context_length}")
+        held = None if cache is None else cache.append(tokens)
+        length = tokens.shape[1] if held is None else held.longest
+        if length > config.context_length:
+            raise ValueError(f"{length} tokens do not fit in a context of {config.context_length}")
         x = self.embedding(tokens)  # B T d_model
         if self.bigrams is not None:
-            before = None if cache is None else cache.last_token
+            before = None if held is None else held.before
             x = x + self.bigrams(tokens, before, None if packed is None else packed.first)
+        positions = torch.arange(length, device=tokens.device) if held is None else held.positions
         angles = None
         if self.position_embedding is not None:
-            places = slice(start, start + length) if packed is None else packed.positions()
-            x = x + self.position_embedding.weight[places]
+            x = x + self.position_embedding(positions if packed is None else packed.positions())
         else:
             # Scores depend on differences of positions alone, so within a document they need not begin at 0.
-            angles = rotary_angles(
-                start,
-                length,
-                config.n_heads,
-                config.head_dim,
-                config.rope_theta,
-                tokens.device,
-                config.rope_scaling,
-            )
+            angles = rotary_angles(positions, config.n_heads, config.head_dim, config.rope_theta, config.rope_scaling)
         x = self.dropout(x)
         for block in self.blocks:
-            x = run_block(self.checkpointing, block, x, angles, cache, packed)
-        if cache is not None:
-            cache.advance(tokens)
-        x = self.norm(x)
-        head = self.embedding if self.head is None else self.head
-        if targets is not None:
-            return head_and_loss(x, head.weight, targets, config.logit_soft_cap, self.z_loss)
-        return soft_cap(F.linear(x, head.weight), config.logit_soft_cap)  # B T V
+            x = run_block(self.checkpointing, block, x, angles, held, packed)
+        return self.norm(x)

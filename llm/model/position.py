@@ -10,12 +10,10 @@ Angles = tuple[Tensor, Tensor]
 
 
 def rotary_angles(
-    start: int,
-    length: int,
+    positions: Tensor,
     n_heads: int,
     head_dim: int,
     theta: float,
-    device: torch.device,
     scaling: RopeScaling | None = None,
 ) -> Angles:
     """Cosine and sine of the angle of each position and pair of dimensions, the same for every head.
@@ -24,22 +22,28 @@ def rotary_angles(
     `model.bfloat16()`, whose 8 bits of precision leave 1,024 positions only 513 distinct values, and would be
     left empty by `to_empty`. It costs microseconds.
 
+    Args:
+        positions: int64 [T], or [B, T] where rows differ; the last of a row is the last of its sequence so far.
+        n_heads: for so many the angles are written out.
+        head_dim: dimensions of a head.
+        theta: RoPE's base.
+        scaling: what is done to the frequencies.
+
     Returns:
-        Two float32 tensors, [length, n_heads, head_dim] (each cosine once for either half of the head) and
-        [length, n_heads, head_dim / 2], for the positions start … start + length - 1.
+        Two float32 tensors, [..., T, n_heads, head_dim] (each cosine once for either half of the head) and
+        [..., T, n_heads, head_dim / 2].
     """
-    pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device)
+    pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
     frequencies = theta ** (-pairs / head_dim)
     if scaling is not None:
-        frequencies = scaling.frequencies(frequencies, theta, start + length)
-    positions = torch.arange(start, start + length, dtype=torch.float32, device=device)
-    angles = positions[:, None, None] * frequencies
+        frequencies = scaling.frequencies(frequencies, theta, positions[..., -1:, None, None] + 1)
+    angles = positions[..., None, None] * frequencies
     cos, sin = angles.cos(), angles.sin()
     if scaling is not None:
         cos, sin = cos * scaling.scale, sin * scaling.scale
-    cos, sin = cos.repeat(1, 1, 2).expand(-1, n_heads, -1), sin.expand(-1, n_heads, -1)
+    cos, sin = (part.expand(*part.shape[:-2], n_heads, -1) for part in (torch.cat([cos, cos], -1), sin))
     # Written out for every head, a CPU runs over whole rows at a stretch: a quarter to a half of the time of `rotate`.
-    return (cos.contiguous(), sin.contiguous()) if device.type == "cpu" else (cos, sin)
+    return (cos.contiguous(), sin.contiguous()) if positions.device.type == "cpu" else (cos, sin)
 
 
 def rotate(x: Tensor, angles: Angles) -> Tensor:
@@ -48,4 +52,4 @@ def rotate(x: Tensor, angles: Angles) -> Tensor:
     Dimension i forms a pair with i + D/2, as in Llama of Hugging Face, so weights go there without a permutation.
     """
     cos, sin = angles
-    return rotate_half(x, cos[:, : x.shape[2]], sin[:, : x.shape[2]])
+    return rotate_half(x, cos[..., : x.shape[2], :], sin[..., : x.shape[2], :])

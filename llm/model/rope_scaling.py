@@ -86,10 +86,13 @@ class RopeScaling:
     def _yarn_scale(self, mscale: float) -> float:
         return 1.0 if self.factor <= 1 else 0.1 * mscale * math.log(self.factor) + 1.0
 
-    def frequencies(self, plain: Tensor, theta: float, length: int) -> Tensor:
+    def frequencies(self, plain: Tensor, theta: float, length: Tensor) -> Tensor:
         """The frequencies to use instead of `plain` float32 [head_dim / 2], which are theta^(-2i / head_dim).
 
-        `length` is that of the whole sequence so far, in tokens.
+        `length` int64 [..., 1] is that of each whole sequence so far, in tokens.
+
+        Returns:
+            float32 [head_dim / 2], or [..., head_dim / 2] where lengths decide.
         """
         if self.type == "linear":
             return plain / self.factor
@@ -97,9 +100,8 @@ class RopeScaling:
         original = self.original_context_length
         if self.type == "dynamic":
             head_dim = 2 * len(plain)
-            stretch = self.factor * max(length, original) / original - (self.factor - 1)
-            base = theta * stretch ** (head_dim / (head_dim - 2))
-            return base ** (-torch.arange(0, head_dim, 2, dtype=torch.float32, device=plain.device) / head_dim)
+            stretch = self.factor * length.clamp(min=original) / original - (self.factor - 1)
+            return plain * stretch ** (-torch.arange(0, head_dim, 2, device=plain.device) / (head_dim - 2))
         kept = self._kept_by_yarn(plain, theta) if self.type == "yarn" else self._kept_by_llama3(plain)
         return plain / self.factor * (1 - kept) + plain * kept
 

@@ -26,6 +26,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_every_option_reaches_the_sampling(asked: dict[str, Any], capsys: pytest.CaptureFixture[str]):
     options = ["--max_new_tokens", "7", "--temperature", "0.5", "--top_k", "3", "--top_p", "0.9", "--seed", "4"]
+    options += ["--min_p", "0.1", "--repetition_penalty", "1.2", "--stop", "x", "--stop", "y"]
     assert main(["generate", "--checkpoint", "runs/a", "--prompt", "Once upon", *options]) == 0
     assert capsys.readouterr().out == "Once upon a time\n"
     assert asked == {
@@ -36,6 +37,9 @@ def test_every_option_reaches_the_sampling(asked: dict[str, Any], capsys: pytest
         "temperature": 0.5,
         "top_k": 3,
         "top_p": 0.9,
+        "min_p": 0.1,
+        "repetition_penalty": 1.2,
+        "stop": ["x", "y"],
         "seed": 4,
     }
 

@@ -1,12 +1,13 @@
 """generate: cache and no cache agree, the window moves on, and the model is left as it was."""
 
 import itertools
+import random
 
 import pytest
 import torch
 
 from llm.errors import UserError
-from llm.generation import generate
+from llm.generation import Sampling, generate
 from llm.model import GPT, GPTConfig
 
 CONTEXT = 16
@@ -20,15 +21,36 @@ def build(**change: object) -> GPT:
     return model
 
 
-@pytest.mark.parametrize("change", [{}, {"position": "learned", "n_kv_heads": 2, "tie_embeddings": True}])
+def without_cache(model: GPT, prompt: list[int], length: int, seed: int = 0, **sampling: float) -> list[int]:
+    """The same, where every token is read again for each new one."""
+    window, draws = list(prompt), random.Random(seed)
+    for _ in range(length):
+        if len(window) > CONTEXT:
+            window = window[-(CONTEXT // 2) :]
+        with torch.inference_mode():
+            logits = model(torch.tensor([window]))[:, -1]
+        window.append(int(Sampling(**sampling).draw(logits, torch.tensor([draws.random()], dtype=torch.float64))))
+        prompt = [*prompt, window[-1]]
+    return prompt[-length:]
+
+
+CHANGES = [
+    {},
+    {"position": "learned", "n_kv_heads": 2, "tie_embeddings": True},
+    {"sliding_window": 5},
+    {"bigram_rows": 64},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("prompt_length", [1, 5, CONTEXT - 1, CONTEXT])
 @pytest.mark.parametrize("settings", [{"temperature": 0}, {"temperature": 0.9, "top_k": 10, "top_p": 0.9, "seed": 5}])
 def test_the_cache_changes_nothing_not_even_beyond_the_context(
     change: dict[str, object], prompt_length: int, settings: dict[str, float]
 ) -> None:
-    model, prompt = build(**change), list(range(prompt_length))
+    model, prompt = build(**change).eval(), list(range(prompt_length))
     with_cache = list(generate(model, prompt, 3 * CONTEXT, **settings))
-    assert with_cache == list(generate(model, prompt, 3 * CONTEXT, **settings, use_cache=False))
+    assert with_cache == without_cache(model, prompt, 3 * CONTEXT, **settings)
     assert len(with_cache) == 3 * CONTEXT
     assert with_cache == list(generate(model, prompt, 3 * CONTEXT, **settings))  # and the model kept nothing
 
@@ -107,6 +129,10 @@ def test_the_mode_comes_back_after_an_error() -> None:
         ([1], {"top_k": 0}, "top_k is 0"),
         ([1], {"top_p": 0}, "top_p is 0"),
         ([1], {"top_p": 1.5}, "top_p is 1.5"),
+        ([1], {"min_p": -0.1}, "min_p is -0.1"),
+        ([1], {"min_p": 1.1}, "min_p is 1.1"),
+        ([1], {"repetition_penalty": 0}, "repetition_penalty is 0"),
+        ([1], {"repetition_penalty": float("inf")}, "repetition_penalty is inf"),
         ([1], {"max_new_tokens": -1}, "max_new_tokens is -1"),
         ([1], {"seed": -1}, "seed is -1: it must be 0 to"),
         ([1], {"seed": 2**64}, "seed is 18446744073709551616"),

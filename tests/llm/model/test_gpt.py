@@ -108,7 +108,7 @@ def test_positions_matter() -> None:
 
 
 def test_rope_sees_only_distances() -> None:
-    angles = [rotary_angles(start, 6, 2, 8, 10_000.0, torch.device("cpu")) for start in (0, 100)]
+    angles = [rotary_angles(torch.arange(start, start + 6), 2, 8, 10_000.0) for start in (0, 100)]
     query, key = torch.randn(1, 6, 2, 8), torch.randn(1, 6, 2, 8)
     scores = [torch.einsum("bqhd,bkhd->bhqk", rotate(query, a), rotate(key, a)) for a in angles]
     torch.testing.assert_close(scores[0], scores[1], rtol=1e-4, atol=1e-4)
@@ -144,7 +144,7 @@ class TestPrecision:
 
     def test_angles_are_float32_and_distinct(self) -> None:
         with torch.autocast("cpu", torch.bfloat16):
-            cos, sin = rotary_angles(0, 1024, 2, 64, 10_000.0, torch.device("cpu"))
+            cos, sin = rotary_angles(torch.arange(1024), 2, 64, 10_000.0)
         assert cos.dtype == sin.dtype == torch.float32
         assert len(torch.unique(sin[:, 0, 0])) == 1024
         exact = torch.arange(1024, dtype=torch.float64)[:, None] * 10_000.0 ** (-torch.arange(0, 64, 2).double() / 64)

@@ -42,7 +42,7 @@ def test_scaled_angles_are_those_of_transformers(name: str, length: int) -> None
     positions = torch.arange(length)
     cos, sin = LlamaRotaryEmbedding(config)(torch.zeros(1), positions[None])
     original = {} if name == "linear" else {"original_context_length": ORIGINAL}
-    ours = rotary_angles(0, length, 1, HEAD_DIM, THETA, torch.device("cpu"), RopeScaling(**scaling, **original))
+    ours = rotary_angles(torch.arange(length), 1, HEAD_DIM, THETA, RopeScaling(**scaling, **original))
     torch.testing.assert_close(ours[0][:, 0], cos[0], rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(ours[1][:, 0], sin[0, :, : HEAD_DIM // 2], rtol=1e-5, atol=1e-4)
 

@@ -1,0 +1,264 @@
+"""Engine: many texts written at once, a token each at every step."""
+
+import random
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from llm.errors import UserError
+from llm.generation.sampling import Sampling
+from llm.model import GPT, KVCache
+
+LARGEST_SEED = 2**64 - 1
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(eq=False)
+class Continuation:
+    """A text in the making.
+
+    Attributes:
+        prompt: its ids.
+        tokens: the ids written after it.
+        logprobs: of each of them under the model itself, before any sampling setting, in nats; empty if not asked for.
+        finish_reason: `stop` at a stop id, which is not among the tokens, or by `Engine.finish`; `length` at
+            max_new_tokens; None while it is being written.
+    """
+
+    prompt: list[int]
+    max_new_tokens: int
+    draws: random.Random
+    first_ids: list[int] | None = None
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+    def next_read(self) -> int:
+        """The id that the model reads next: everything before it is in the cache."""
+        return self.tokens[-1] if self.tokens else self.prompt[-1]
+
+
+class Engine:
+    """Writes texts with one model: each has a row of one KV cache, and all of them grow by a token a step.
+
+    A text is the same whatever is written beside it: its random numbers are its own, its prompt is read by itself,
+    and when its context is full, it alone forgets the first half: the last context_length // 2 tokens are read again
+    from position 0. (Products of matrices of other heights round differently in their last bits, so a text can still
+    turn where two tokens are equally likely to within some 1e-6.)
+
+    Where a text ends, the next that waits takes its row. What a row holds already of its prompt's beginning is copied
+    instead of being read: of many samples only the first reads the prompt, and no turn of a conversation reads what was
+    said before.
+
+    The model is in eval mode while it computes, and in the mode it was in whenever the caller has control.
+
+    Args:
+        model: its device and dtype are used.
+        sampling: how tokens are drawn.
+        batch_size: the most texts that are written at once.
+        capacity: the most tokens of a text, its prompt included, that the cache has room for; default: the context.
+        stop_ids: ids that end a text.
+        logprobs: keep the log-probability of every token written.
+    """
+
+    def __init__(
+        self,
+        model: GPT,
+        sampling: Sampling,
+        *,
+        batch_size: int = 1,
+        capacity: int | None = None,
+        stop_ids: Collection[int] = (),
+        logprobs: bool = False,
+    ) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}: it must be at least 1")
+        self.model, self.sampling, self.logprobs = model, sampling, logprobs
+        self.stop_ids = frozenset(stop_ids)
+        self.context = model.config.context_length
+        weight = model.embedding.weight
+        self.device = weight.device
+        capacity = self.context if capacity is None else min(capacity, self.context)
+        with torch.inference_mode():
+            self.cache = KVCache(model.config, batch_size, capacity, weight.dtype, weight.device)
+            penalized = sampling.repetition_penalty != 1
+            shape = (batch_size, model.config.vocab_size)
+            self.seen = torch.zeros(shape, dtype=torch.bool, device=self.device) if penalized else None
+        # The ids in each row of the cache, also of those that are free; and the texts in the first of them.
+        self.held: list[list[int]] = [[] for _ in range(batch_size)]
+        self.active: list[Continuation] = []
+        self.waiting: deque[Continuation] = deque()
+
+    def submit(
+        self,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        *,
+        seed: int | None = None,
+        n_samples: int = 1,
+        first_ids: Collection[int] | None = None,
+    ) -> list[Continuation]:
+        """Have a prompt continued, as soon as there is room.
+
+        Args:
+            prompt: its ids, at least one and at most `context_length`.
+            max_new_tokens: the most ids to write.
+            seed: of the first sample's random numbers; the second has the next, and so on. None takes random ones.
+            n_samples: how many texts to write.
+            first_ids: the only ids that the first new token can be; None allows all.
+
+        Returns:
+            The texts, which grow as `step` is called.
+
+        Raises:
+            UserError: when the prompt does not fit or a setting is out of range.
+        """
+        check_prompt(self.model, prompt, max_new_tokens, seed)
+        longest = min(len(prompt) + max_new_tokens - 1, self.context)  # nothing reads the last token
+        if longest > self.cache.capacity:
+            raise UserError(f"a text of {longest} tokens does not fit in a capacity of {self.cache.capacity}")
+        if n_samples < 1:
+            raise UserError(f"n_samples is {n_samples}: it must be at least 1")
+        allowed = None if first_ids is None else sorted(first_ids)
+        samples = []
+        for number in range(n_samples):
+            draws = random.Random(None if seed is None else seed + number)
+            samples.append(Continuation(list(prompt), max_new_tokens, draws, allowed))
+        if max_new_tokens == 0:
+            for sample in samples:
+                sample.finish_reason = "length"
+        else:
+            self.waiting.extend(samples)
+        return samples
+
+    def step(self) -> list[Continuation]:
+        """Write one token of every text that there is room for; those texts. An empty list: nothing is left to do."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                return self._step()
+        finally:
+            self.model.train(was_training)
+
+    @torch.inference_mode()
+    def finish(self, text: Continuation, reason: FinishReason) -> None:
+        """End a text here, for a reason that the caller knows; its row is free again."""
+        text.finish_reason = reason
+        if text in self.active:
+            self._free(self.active.index(text))
+        elif text in self.waiting:
+            self.waiting.remove(text)
+
+    # ---- a step -------------------------------------------------------------------------------------------------
+
+    def _step(self) -> list[Continuation]:
+        while self.waiting and len(self.active) < len(self.held):
+            self._admit(self.waiting.popleft())
+        texts = list(self.active)
+        if not texts:
+            return []
+        for row, text in enumerate(texts):
+            if len(self.held[row]) == self.context:
+                self._read(row, [*text.prompt, *text.tokens][-(self.context // 2) or -1 : -1], 0)
+            self.held[row].append(text.next_read())
+        read = torch.tensor([held[-1:] for held in self.held[: len(texts)]], device=self.device)
+        logits = self.model(read, cache=self.cache.rows(0, len(texts)))[:, -1]
+        drawn = self._draw(logits, texts)
+        ids = drawn.tolist()
+        if self.logprobs:
+            chosen = logits.float().log_softmax(-1).gather(1, drawn.unsqueeze(1)).squeeze(1).tolist()
+        for row, (text, token) in enumerate(zip(texts, ids, strict=True)):
+            if token in self.stop_ids:
+                text.finish_reason = "stop"
+                continue
+            text.tokens.append(token)
+            if self.logprobs:
+                text.logprobs.append(chosen[row])
+            if self.seen is not None:
+                self.seen[row, token] = True
+            if len(text.tokens) == text.max_new_tokens:
+                text.finish_reason = "length"
+        for row in range(len(texts) - 1, -1, -1):
+            if texts[row].finish_reason is not None:
+                self._free(row)
+        return texts
+
+    def _draw(self, logits: Tensor, texts: list[Continuation]) -> Tensor:
+        """One id for each of `texts`, int64 [B], from logits [B, V]."""
+        if self.seen is not None:
+            logits = self.sampling.penalize(logits, self.seen[: len(texts)])
+        for row, text in enumerate(texts):
+            if text.first_ids is not None:
+                allowed = torch.tensor(text.first_ids, device=self.device)
+                kept = logits[row, allowed]
+                logits = logits.clone()
+                logits[row] = -torch.inf
+                logits[row, allowed] = kept
+                text.first_ids = None
+        uniform = [text.draws.random() for text in texts]
+        return self.sampling.draw(logits, torch.tensor(uniform, dtype=torch.float64, device=self.device))
+
+    # ---- rows ---------------------------------------------------------------------------------------------------
+
+    def _admit(self, text: Continuation) -> None:
+        """Give a text the next free row, with all of its prompt but the last token read."""
+        row = len(self.active)
+        self.active.append(text)
+        read = text.prompt[:-1]
+        common = [self._in_common(held, read) for held in self.held]
+        source = max(range(len(common)), key=common.__getitem__)
+        if source != row and common[source] > common[row]:
+            self.cache.copy_row(source, row)
+        self._read(row, read, common[source])
+        if self.seen is not None:
+            self.seen[row] = False
+            self.seen[row, torch.tensor(text.prompt, device=self.device)] = True
+
+    def _in_common(self, held: list[int], read: list[int]) -> int:
+        """How many of the ids that a row holds are the first of `read`, and still as if read with it."""
+        scaling = self.model.config.rope_scaling
+        # Of the first, some are overwritten; or keys depend on the length of the text at the time that they were made.
+        if len(held) > self.cache.n_places or (scaling is not None and scaling.type == "dynamic"):
+            return 0
+        return next((i for i, (a, b) in enumerate(zip(held, read, strict=False)) if a != b), min(len(held), len(read)))
+
+    def _read(self, row: int, tokens: list[int], kept: int) -> None:
+        """Fill a row with `tokens`, of which it holds the first `kept`."""
+        view = self.cache.rows(row, row + 1)
+        view.cut(kept, tokens[kept - 1] if kept else -1)
+        if kept < len(tokens):
+            self.model.hidden(torch.tensor([tokens[kept:]], device=self.device), cache=view)
+        self.held[row] = list(tokens)
+
+    def _free(self, row: int) -> None:
+        """Take a text out; the last row moves into its place, so that the rows in use stay side by side."""
+        last = len(self.active) - 1
+        if row != last:
+            self.active[row] = self.active[last]
+            self.cache.copy_row(last, row)
+            self.held[row] = list(self.held[last])
+            if self.seen is not None:
+                self.seen[row] = self.seen[last]
+        del self.active[last]
+
+
+def check_prompt(model: GPT, prompt: Sequence[int], max_new_tokens: int, seed: int | None) -> None:
+    """Raise UserError where `prompt` cannot be continued so far."""
+    context, vocab_size = model.config.context_length, model.config.vocab_size
+    if not 1 <= len(prompt) <= context:
+        raise UserError(
+            f"the prompt has {len(prompt)} tokens but the model's context is {context}: "
+            + ("shorten the prompt" if len(prompt) else "give at least one token to continue")
+        )
+    for token in prompt:
+        if not 0 <= token < vocab_size:
+            raise UserError(f"the prompt holds the id {token} but the model knows 0 to {vocab_size - 1}")
+    if max_new_tokens < 0:
+        raise UserError(f"max_new_tokens is {max_new_tokens}: it must be at least 0")
+    if seed is not None and not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"seed is {seed}: it must be 0 to {LARGEST_SEED}")
