@@ -65,7 +65,7 @@ def attend(
         return _document_by_document(query, key, value, documents, window, dropout)
     hidden = window is not None and key.shape[1] > window
     if visible is not None or (query.shape[1] == 1 and documents is None and not hidden):
-        return _scaled_dot_product(query, key, value, visible, dropout)
+        return _of_one_token(query, key, value, visible)
     if documents is None and not hidden and query.shape[1] == key.shape[1]:
         return causal_attention(query, key, value, dropout)
     return masked_attention(query, key, value, window=window, documents=documents, dropout=dropout)
@@ -103,6 +103,13 @@ def _document_by_document(
         else:
             mixed.append(_scaled_dot_product(q, k, v, None, dropout, is_causal=True))
     return torch.cat(mixed, 1).view_as(query)
+
+
+def _of_one_token(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -> Tensor:
+    """The heads that share a key stand for the tokens of a row: no key is read more than once."""
+    grouped = query.view(*query.shape[:1], key.shape[2], -1, query.shape[3])  # B H' H/H' D
+    mixed = F.scaled_dot_product_attention(grouped, key.transpose(1, 2), value.transpose(1, 2), visible)
+    return mixed.reshape(query.shape)
 
 
 def _scaled_dot_product(

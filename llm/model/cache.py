@@ -36,7 +36,8 @@ class KVCache:
     ) -> None:
         self.capacity = config.context_length if capacity is None else capacity
         self.n_places = min(self.capacity, config.sliding_window or self.capacity)
-        shape = (config.n_layers, 2, batch_size, self.n_places, config.n_kv_heads, config.head_dim)
+        # Each head's keys lie side by side, as attention reads them.
+        shape = (config.n_layers, 2, batch_size, config.n_kv_heads, self.n_places, config.head_dim)
         # Zeros: what is masked counts nothing times its value, which is not nothing if the value is NaN.
         self._store = torch.zeros(shape, dtype=dtype, device=device)
         self.lengths = torch.zeros(batch_size, dtype=torch.int64)
@@ -78,7 +79,7 @@ class KVCache:
     def copy_row(self, source: int, target: int) -> None:
         """Make row `target` hold what row `source` does."""
         held = min(int(self.lengths[source]), self.n_places)
-        self._store[:, :, target, :held] = self._store[:, :, source, :held]
+        self._store[:, :, target, :, :held] = self._store[:, :, source, :, :held]
         self.lengths[target] = self.lengths[source]
         self.last_tokens[target] = self.last_tokens[source]
 
@@ -133,21 +134,24 @@ class _EvenRows(Appending):
         self.positions = torch.arange(held, self.longest, device=store.device)
 
     def __call__(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        store, n_places = self.store[layer], self.store.shape[3]
+        store, n_places = self.store[layer], self.store.shape[4]  # store: 2 B H S D
         if self.longest <= n_places:
-            store[0, :, self.held : self.longest] = keys
-            store[1, :, self.held : self.longest] = values
-            return store[0, :, : self.longest], store[1, :, : self.longest]
-        if keys.shape[1] == 1:
-            place = self.held % n_places
-            store[0, :, place], store[1, :, place] = keys[:, 0], values[:, 0]
-            return store[0], store[1]
-        # What the first of the new tokens sees is overwritten by the last of them: looked at before.
-        before = torch.arange(max(self.held - n_places, 0), self.held, device=store.device) % n_places
-        seen = torch.cat([store[:, :, before], torch.stack([keys, values])], 2)
-        places = self.positions[-n_places:] % n_places
-        store[:, :, places] = seen[:, :, -len(places) :]
+            new = slice(self.held, self.longest)
+        elif keys.shape[1] == 1:
+            new = slice(self.held % n_places, self.held % n_places + 1)
+        else:
+            return self._over_the_end(store, torch.stack([keys, values]), n_places)
+        store[0, :, :, new], store[1, :, :, new] = keys.transpose(1, 2), values.transpose(1, 2)
+        seen = store[:, :, :, : min(self.longest, n_places)].transpose(2, 3)
         return seen[0], seen[1]
+
+    def _over_the_end(self, store: Tensor, new: Tensor, n_places: int) -> tuple[Tensor, Tensor]:
+        """Several tokens `new` [2, B, T, H, D]: what the first of them sees is overwritten by the last."""
+        before = torch.arange(max(self.held - n_places, 0), self.held, device=store.device) % n_places
+        seen = torch.cat([store[:, :, :, before], new.transpose(2, 3)], 3)  # oldest first
+        places = self.positions[-n_places:] % n_places
+        store[:, :, :, places] = seen[:, :, :, -len(places) :]
+        return seen[0].transpose(1, 2), seen[1].transpose(1, 2)
 
 
 class _UnevenRows(Appending):
@@ -155,7 +159,7 @@ class _UnevenRows(Appending):
 
     def __init__(self, store: Tensor, lengths: Tensor) -> None:
         super().__init__(store)
-        n_places = store.shape[3]
+        n_places = store.shape[4]
         self.longest = int(lengths.max()) + 1
         # A tensor of its own: the cache counts on in `lengths`.
         self.positions = lengths.clone().unsqueeze(1).to(store.device)
@@ -166,7 +170,8 @@ class _UnevenRows(Appending):
         self.visible = (places <= self.positions)[:, None, None]
 
     def __call__(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        store = self.store[layer]
-        store[0].index_put_((self.row, self.place), keys[:, 0])
-        store[1].index_put_((self.row, self.place), values[:, 0])
-        return store[0, :, : self.n_seen], store[1, :, : self.n_seen]
+        store = self.store[layer]  # 2 B H S D
+        store[0, self.row, :, self.place] = keys[:, 0]
+        store[1, self.row, :, self.place] = values[:, 0]
+        seen = store[:, :, :, : self.n_seen].transpose(2, 3)
+        return seen[0], seen[1]

@@ -67,8 +67,10 @@ def rotate_half(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Args:
         x: [..., D].
         cos: of the angles, once for each half; broadcasts with x.
-        sin: of the angles; broadcasts with half of x.
+        sin: of the angles, negative for the first half; broadcasts with x.
     """
+    if x.shape[1] == 1 and x.dtype == cos.dtype and not torch.is_grad_enabled():  # fewer operations, and no less work
+        return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
     return _run(_RotateHalf, x, cos, sin)
 
 
@@ -87,6 +89,7 @@ class _RotateHalf(Function):
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = x.to(cos.dtype).chunk(2, dim=-1)
+    sin = sin[..., sin.shape[-1] // 2 :]
     turned = x * cos
     turned_first, turned_second = turned.chunk(2, dim=-1)
     turned_first.addcmul_(second, sin, value=-1)
@@ -100,7 +103,9 @@ def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
     The gradient of x is a sum over the layers. On a CPU, where they are plain linear maps without bias, each
     matrix product adds to it in place, instead of writing a tensor of its own that is added afterwards.
     """
-    plain = x.device.type == "cpu" and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+    if not torch.is_grad_enabled():
+        return tuple(layer(x) for layer in layers)
+    plain = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
     weights = [layer.weight for layer in layers if type(layer) is nn.Linear and layer.bias is None]
     if plain and len(weights) == len(layers) and all(weight.dtype == x.dtype for weight in weights):
         return _Project.apply(x, *weights)

@@ -30,9 +30,11 @@ def test_angles_are_exact_and_the_loss_falls_under_every_precision(
     seen: set[tuple[torch.dtype, int]] = set()
     plain = gpt.rotary_angles
 
-    def watched(start: int, length: int, *shape: Any) -> Any:
-        cos, sin = plain(start, length, *shape)
-        far, _ = plain(0, 1024, *shape)  # of the fastest pair 1,024 positions have 1,024 angles; bfloat16 keeps 513
+    def watched(positions: torch.Tensor, *shape: Any) -> Any:
+        cos, sin = plain(positions, *shape)
+        far, _ = plain(
+            torch.arange(1024), *shape
+        )  # of the fastest pair 1,024 positions have 1,024 angles; bfloat16 keeps 513
         seen.update({(cos.dtype, 0), (sin.dtype, 0), (far.dtype, len(far[..., 0].flatten().unique()))})
         return cos, sin
 

@@ -49,7 +49,7 @@ def test_a_text_is_what_it_is_alone(name: str, sampling: dict[str, float]) -> No
         assert [[text.tokens for text in texts] for texts in written] == expected
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=CONTEXT), min_size=1, max_size=6),
     st.integers(1, 4),

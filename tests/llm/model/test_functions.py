@@ -19,13 +19,21 @@ def draw(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 def angles(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     angle = torch.linspace(0, 9, 12, dtype=dtype).view(4, 1, 3)
-    return angle.cos().repeat(1, 1, 2), angle.sin()
+    return angle.cos().repeat(1, 1, 2), torch.cat((-angle.sin(), angle.sin()), -1)
 
 
 def plain_rotation(x: Tensor) -> Tensor:
     cos, sin = angles(x.dtype)
     first, second = x.chunk(2, -1)
-    return x * cos + torch.cat((-second, first), -1) * torch.cat((sin, sin), -1)
+    return x * cos + torch.cat((second, first), -1) * sin
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_token_is_turned_as_several_are(dtype: torch.dtype) -> None:
+    x, (cos, sin) = draw(2, 4, 3, 6, dtype=dtype).detach(), angles(dtype)
+    with torch.no_grad():
+        singly = torch.cat([rotate_half(x[:, i : i + 1], cos[i : i + 1], sin[i : i + 1]) for i in range(4)], 1)
+    torch.testing.assert_close(singly, plain_rotation(x), rtol=1e-6, atol=1e-6)
 
 
 def joined(x: Tensor, *weights: Tensor) -> Tensor:
