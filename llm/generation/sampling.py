@@ -64,27 +64,19 @@ class Sampling:
             logits, ids = logits.sort(descending=True)
         probabilities = logits.softmax(-1)
         if self.top_p is not None and self.top_p < 1:
-            # A token goes when those before it reach p already; the first always stays.
+            # A token goes when those before it reach p already; before the first there is nothing.
             beyond = probabilities.cumsum(-1) - probabilities >= self.top_p
-            beyond[:, 0] = False
             probabilities = probabilities.masked_fill(beyond, 0)
         if self.min_p:
             likeliest = probabilities.amax(-1, keepdim=True)
             probabilities = probabilities.masked_fill(probabilities < self.min_p * likeliest, 0)
-        places = _inverse(probabilities, uniform)
+        # Summed up in float32, the last of 100,000 tokens would lose what they have.
+        total = probabilities.cumsum(-1, dtype=torch.float64)
+        # The first place where the sum exceeds u of the whole; as u < 1, there is one, and it has a probability.
+        places = torch.searchsorted(total, uniform.unsqueeze(1) * total[:, -1:], right=True)
         return (places if ids is None else ids.gather(-1, places)).squeeze(-1)
 
     def penalize(self, logits: Tensor, seen: Tensor) -> Tensor:
         """`logits` [B, V] with the repetition penalty for the tokens that `seen`, bool [B, V], marks."""
         penalty = self.repetition_penalty
         return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
-
-
-def _inverse(weights: Tensor, uniform: Tensor) -> Tensor:
-    """The place [B, 1] at which each row's cumulative sum first exceeds `uniform` [B] of its total."""
-    # Summed up in float32, the last of 100,000 tokens would lose what they have.
-    total = weights.cumsum(-1, dtype=torch.float64)
-    places = torch.searchsorted(total, uniform.unsqueeze(1) * total[:, -1:], right=True)
-    # u·total may round up to the total itself, which lies behind the last token that can be drawn.
-    last = weights.shape[-1] - 1 - weights.flip(-1).ne(0).to(torch.uint8).argmax(-1, keepdim=True)
-    return torch.minimum(places, last)

@@ -15,9 +15,12 @@ CONTEXT, VOCAB = 16, 40
 
 def build(**change: object) -> GPT:
     model = GPT(GPTConfig(vocab_size=VOCAB, context_length=CONTEXT, n_layers=2, d_model=32, n_heads=4, **change))
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(3)  # far from uniform, so that a wrong token shows
+            parameter.add_(torch.randn(parameter.shape, generator=generator) / 9).mul_(
+                3
+            )  # far from uniform, so that a wrong token shows
     return model
 
 
@@ -51,18 +54,21 @@ def test_a_text_is_what_it_is_alone(name: str, sampling: dict[str, float]) -> No
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=CONTEXT), min_size=1, max_size=6),
+    st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=CONTEXT), min_size=1, max_size=6),  # many begin alike
     st.integers(1, 4),
     st.lists(st.integers(1, 30), min_size=6, max_size=6),
+    st.sampled_from([{"sliding_window": 7}, {"bigram_rows": 64}]),
 )
-def test_texts_of_any_length_in_any_number_of_rows(prompts: list[list[int]], rows: int, lengths: list[int]) -> None:
-    model = build(sliding_window=7)
-    engine = Engine(model, Sampling(temperature=0), batch_size=rows)
+def test_texts_of_any_length_in_any_number_of_rows(
+    prompts: list[list[int]], rows: int, lengths: list[int], change: dict[str, int]
+) -> None:
+    model, sampling = build(**change), {"temperature": 0, "repetition_penalty": 1.5}
+    engine = Engine(model, Sampling(**sampling), batch_size=rows)
     texts = [engine.submit(prompt, length)[0] for prompt, length in zip(prompts, lengths, strict=False)]
     while engine.step():
         assert len(engine.active) <= rows
     for text in texts:
-        assert text.tokens == list(generate(model, text.prompt, text.max_new_tokens, temperature=0))
+        assert text.tokens == list(generate(model, text.prompt, text.max_new_tokens, **sampling))
         assert text.finish_reason == "length"
 
 
@@ -114,7 +120,7 @@ def test_log_probabilities_are_the_models_own() -> None:
     with torch.inference_mode():
         logits = model(torch.tensor([[1, 2, 3, *text.tokens]]))[0, 2:-1]
     expected = logits.log_softmax(-1).gather(1, torch.tensor(text.tokens)[:, None]).squeeze(1)
-    torch.testing.assert_close(torch.tensor(text.logprobs), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.tensor(text.logprobs), expected, rtol=1e-5, atol=2e-4)
 
 
 def test_the_penalty_is_that_of_transformers() -> None:

@@ -55,7 +55,7 @@ def test_what_has_no_probability_is_never_drawn(settings: dict[str, float]) -> N
 
 
 def test_a_large_vocabulary_loses_no_token_to_rounding() -> None:
-    size = 2**18
+    size = 200_000
     uniform = torch.rand(50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     drawn = Sampling(temperature=1.0).draw(torch.zeros(50, size), uniform)
     assert torch.equal(drawn, (uniform * size).long())

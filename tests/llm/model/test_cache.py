@@ -11,9 +11,10 @@ CONTEXT = 24
 def build(**change: object) -> GPT:
     shape = {"vocab_size": 40, "context_length": CONTEXT, "n_layers": 2, "d_model": 32, "n_heads": 4, "n_kv_heads": 2}
     model = GPT(GPTConfig(**{**shape, **change})).eval()
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(3)
+            parameter.add_(torch.randn(parameter.shape, generator=generator) / 9).mul_(3)
     return model
 
 
