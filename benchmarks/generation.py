@@ -2,9 +2,9 @@
 
     python benchmarks/generation.py [--peers DIR] [--shape 120m] [--rounds 5] [--threads 2] [--sample]
 
-DIR/litgpt is an environment of litgpt's own:
+DIR/litgpt is an environment of litgpt's own, with the version of torch that runs here (for a CPU: 2.13.0+cpu):
 
-    python -m venv DIR/litgpt && DIR/litgpt/bin/pip install torch==2.13.0+cpu litgpt
+    python -m venv DIR/litgpt && DIR/litgpt/bin/pip install torch==VERSION litgpt
 
 Without DIR it is left out. transformers comes with the `test` extra; it runs with its default cache, which grows, and
 with its static one. Prompts are random ids, and reading them counts. Every round times one text of each contestant at
@@ -12,13 +12,12 @@ each batch, so that a busy machine slows all of them alike; medians count. With 
 numbers of every contestant are worth nothing: OpenMP's threads wait for each other after each matrix product.
 
 The weights are random, but larger than a model starts with: then the likeliest token leads by a margin, greedy texts
-are the same whatever the order of summation, and the table counts how many are. A text may part from ours only where
-our model's logits of the two tokens are equal up to rounding; anything else ends the run.
+are the same whatever the order of summation, and "same texts" counts those like ours. A text may part from ours only
+where our model's logits of the two tokens are equal up to rounding; anything else ends the run.
 """
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import statistics
 import subprocess
@@ -107,11 +106,11 @@ def show(title: str, rates: dict[tuple[str, int], float], same: dict[str, str], 
         factor = rates[OURS, large] / rates[OURS, small]
         title += f"\nbatch {large} writes {factor:.1f} times the tokens/s of batch {small}"
     table = Table(title=title, title_justify="left")
-    table.add_column("tokens/s")
+    table.add_column("tokens/s", no_wrap=True)
     for batch in batches:
         table.add_column(f"batch {batch}", justify="right")
         table.add_column("ours / it", justify="right")
-    table.add_column("greedy texts like ours", justify="right")
+    table.add_column("same texts", justify="right")
     for name in dict.fromkeys(name for name, _ in rates):
         cells = []
         for batch in batches:
@@ -123,14 +122,8 @@ def show(title: str, rates: dict[tuple[str, int], float], same: dict[str, str], 
 
 def build_model(shape: str, seed: int = 0) -> GPT:
     """Our model of that shape with random weights."""
-    if shape == "quickstart":
-        recipe = yaml.safe_load((ROOT / "configs" / "quickstart.yaml").read_text(encoding="utf-8"))
-        settings = recipe["model"]["init_args"]
-        config = GPTConfig.preset(settings["preset"], **settings["gpt"])
-    else:
-        config = GPTConfig.preset(shape)
-    # How it would be trained; no family of transformers has words for it.
-    model = GPT(dataclasses.replace(config, zero_init_head=False, zero_init_residual=False)).eval()
+    config = quickstart() if shape == "quickstart" else GPTConfig.preset(shape)
+    model = GPT(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in model.parameters():
@@ -141,12 +134,19 @@ def build_model(shape: str, seed: int = 0) -> GPT:
     return model.requires_grad_(False)
 
 
+def quickstart() -> GPTConfig:
+    recipe = yaml.safe_load((ROOT / "configs" / "quickstart.yaml").read_text(encoding="utf-8"))
+    settings = recipe["model"]["init_args"]
+    return GPTConfig.preset(settings["preset"], **settings["gpt"])
+
+
 def random_prompts(config: GPTConfig, lengths: list[int]) -> Texts:
     generator = torch.Generator().manual_seed(len(lengths))
     return [torch.randint(config.vocab_size, (length,), generator=generator).tolist() for length in lengths]
 
 
 def unequal_lengths(config: GPTConfig, batch: int, n_new: int) -> list[int]:
+    """From the shortest to the longest in even steps; with the new tokens, all fit in the context."""
     shortest, longest = UNEQUAL
     longest = min(longest, config.context_length - n_new)
     return [shortest + (longest - shortest) * row // max(1, batch - 1) for row in range(batch)]
@@ -253,7 +253,10 @@ def litgpt(process: subprocess.Popen[str], model: GPT) -> Contestant:
         content = answer()
         return content["seconds"], content["texts"]
 
-    assert answer()["parameters"] == model.config.n_parameters()
+    built = answer()
+    assert built["parameters"] == model.config.n_parameters()
+    if built["torch"] != torch.__version__:
+        sys.exit(f"litgpt's environment has torch {built['torch']} and this one {torch.__version__}: give both the same")
     return contestant
 
 

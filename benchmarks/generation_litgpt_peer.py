@@ -4,7 +4,7 @@
 
 FOLDER holds config.json and model.safetensors of a Llama or a Qwen3, as transformers would read them; litgpt's own
 conversion gives its names to the weights. Each line read is a request, {"prompts", "n_new", "sampling"}; each line
-written an answer, {"seconds", "texts"}. The first line written is {"parameters"}.
+written an answer, {"seconds", "texts"}. The first line written is {"parameters", "torch"}.
 """
 
 import json
@@ -28,7 +28,7 @@ def main() -> None:
     torch.set_num_threads(int(threads))
     model = read_model(Path(folder)).to(device, getattr(torch, dtype)).eval()
     n_parameters = sum(weight.numel() for weight in {id(p): p for p in model.parameters()}.values())
-    print(json.dumps({"parameters": n_parameters}), file=answers, flush=True)
+    print(json.dumps({"parameters": n_parameters, "torch": torch.__version__}), file=answers, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         prompts = torch.tensor(request["prompts"], device=device)
