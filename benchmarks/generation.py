@@ -256,7 +256,7 @@ def litgpt(process: subprocess.Popen[str], model: GPT) -> Contestant:
     built = answer()
     assert built["parameters"] == model.config.n_parameters()
     if built["torch"] != torch.__version__:
-        sys.exit(f"litgpt's environment has torch {built['torch']} and this one {torch.__version__}: give both the same")
+        sys.exit(f"litgpt's environment has torch {built['torch']}, this one {torch.__version__}: give both the same")
     return contestant
 
 
