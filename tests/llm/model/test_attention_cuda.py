@@ -125,6 +125,18 @@ def test_the_real_kernel_gives_what_the_mask_gives(
         torch.testing.assert_close(one.float(), reference, rtol=0, atol=2e-2 * scale)
 
 
+@needs_cuda
+def test_the_layers_never_wait_for_the_device() -> None:
+    documents = Documents(IDS.cuda())
+    inputs = [heads(n, n, "cuda", torch.bfloat16) for n in (4, 2, 2)]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for window in (None, 3):
+            attend(*inputs, window=window, documents=documents).sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_it_is_told_the_bounds(kernel: list[tuple[int, int, int]]) -> None:
     query = heads(4, 0)
     varlen_attention(query, query, query, Documents(IDS).starts)
