@@ -5,22 +5,25 @@ document where `documents` are given, and no farther back than a window where th
 reference; the others are tested against it, forwards and backwards.
 """
 
+from functools import cached_property
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llm.model.attention_cuda import has_varlen_kernel, varlen_attention
 from llm.model.functions import causal_attention
 
 
 class Documents:
-    """Which tokens of a batch belong together.
+    """Which tokens of a batch belong together; built once a forward pass, as on CUDA it waits for the device once.
 
     Args:
         ids: integers [B, T]; within a row, tokens of one document lie side by side and share a number.
 
     Attributes:
         first: bool [B, T], the first token of each document in a row.
-        lengths: of the documents, row by row, in tokens.
+        starts: int32 [N + 1], where each of N documents begins in the B · T tokens, row by row, and their number.
     """
 
     def __init__(self, ids: Tensor) -> None:
@@ -28,8 +31,13 @@ class Documents:
         self.first = torch.ones_like(ids, dtype=torch.bool)
         self.first[:, 1:] = ids[:, 1:] != ids[:, :-1]
         starts = self.first.flatten().nonzero().squeeze(1)
-        ends = torch.cat([starts[1:], starts.new_tensor([ids.numel()])])
-        self.lengths: list[int] = (ends - starts).tolist()
+        self.starts = F.pad(starts, (0, 1), value=ids.numel()).int()
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Of the documents, row by row, in tokens; on CUDA, asking for them waits for the device."""
+        lengths: list[int] = self.starts.diff().tolist()
+        return lengths
 
     def positions(self) -> Tensor:
         """int64 [B, T]: the place of each token within its document, from 0."""
@@ -61,13 +69,17 @@ def attend(
     Returns:
         [B, T, H, D].
     """
-    if documents is not None and query.device.type == "cpu":
+    # The lengths of the documents are other ones in every batch: compiled, each would be a program of its own.
+    if documents is not None and query.device.type == "cpu" and not torch.compiler.is_compiling():
         return _document_by_document(query, key, value, documents, window, dropout)
     hidden = window is not None and key.shape[1] > window
     if visible is not None or (query.shape[1] == 1 and documents is None and not hidden):
         return _of_one_token(query, key, value, visible)
     if documents is None and not hidden and query.shape[1] == key.shape[1]:
         return causal_attention(query, key, value, dropout)
+    if query.shape[1] == key.shape[1] and has_varlen_kernel(query, dropout):
+        starts = None if documents is None else documents.starts
+        return varlen_attention(query, key, value, starts, window if hidden else None)
     return masked_attention(query, key, value, window=window, documents=documents, dropout=dropout)
 
 

@@ -26,6 +26,7 @@ _KEPT = frozenset(
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
     }
 )
+_KEPT_BY_NAME = frozenset({"torch_attn._varlen_attn.default"})  # registered at its first use
 
 
 def run_block(mode: Checkpointing, block: nn.Module, *arguments: Any) -> Tensor:
@@ -42,4 +43,5 @@ def run_block(mode: Checkpointing, block: nn.Module, *arguments: Any) -> Tensor:
 
 
 def _policy(context: Any, operation: Any, *arguments: Any, **settings: Any) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if operation in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+    kept = operation in _KEPT or str(operation) in _KEPT_BY_NAME
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE

@@ -152,6 +152,7 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float =
     """
     tensors = (query, key, value)
     plain = query.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and not dropout
+    plain = plain and not torch.compiler.is_compiling()  # its backward pass writes into slices, which breaks the graph
     trained = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     if plain and trained and query.shape == key.shape and query.shape[1] in SHORT_ROW:
         return _CausalAttention.apply(*tensors)

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from llm.model.attention_cuda import is_ampere
+
 _ALIGNMENT = 8  # bfloat16 numbers in the 16 bytes to which the CUDA kernel wants each row aligned
 
 
@@ -117,9 +119,7 @@ def grouped_linear_by_kernel(x: Tensor, ends: Tensor, *weights: Tensor) -> tuple
 
 def _has_kernel(x: Tensor) -> bool:
     """On other GPUs, and in other dtypes, PyTorch refuses or multiplies group by group itself."""
-    return (
-        x.device.type == "cuda" and x.dtype == torch.bfloat16 and torch.cuda.get_device_capability(x.device) >= (8, 0)
-    )
+    return x.dtype == torch.bfloat16 and is_ampere(x.device)
 
 
 def _is_aligned(weight: Tensor) -> bool:

@@ -25,8 +25,10 @@ def next_token_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         targets: int64 [B, T]; -100 is not a target.
 
     Returns:
-        A float scalar (0 where there is no target) and an int64 scalar.
+        A float scalar (0 where there is no target), float32 or wider, and an int64 scalar.
     """
+    # Summed in bfloat16, thousands of nats would be rounded to eight bits.
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
     return nll, (targets != IGNORED).sum()
 
@@ -67,8 +69,8 @@ def rows_at_once(device: str, vocab_size: int) -> int:
 def _from_logits(logits: Tensor, targets: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
     nll, count = next_token_loss(logits, targets)
     if z_loss:
-        log_z = logits.to(torch.promote_types(logits.dtype, torch.float32)).logsumexp(-1)[targets != IGNORED]
-        nll = _with_value(nll + z_loss * log_z.square().sum(), nll)
+        log_z = logits.to(torch.promote_types(logits.dtype, torch.float32)).logsumexp(-1)
+        nll = _with_value(nll + z_loss * (log_z.square() * (targets != IGNORED)).sum(), nll)
     return nll, count
 
 

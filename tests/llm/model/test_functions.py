@@ -199,6 +199,13 @@ class TestLoss:
         assert x.grad is not None
         assert nll.dtype == torch.float32
 
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_the_sum_is_not_rounded_to_a_narrow_dtype(self, dtype: torch.dtype) -> None:
+        x, weight = draw(700, 1, 8, dtype=torch.float32).to(dtype), draw(20, 8, dtype=torch.float32).to(dtype)
+        targets = torch.arange(700).view(700, 1) % 20
+        exact = F.cross_entropy((x @ weight.T).double().flatten(0, 1), targets.flatten(), reduction="sum")
+        assert head_and_loss(x, weight, targets)[0].item() == pytest.approx(exact.item(), rel=1e-6)
+
     def test_scoring_without_gradients(self) -> None:
         x, weight = draw(2, 3, 8, dtype=torch.float32), draw(20, 8, dtype=torch.float32)
         targets = torch.arange(6).view(2, 3)
