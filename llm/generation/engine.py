@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llm.errors import UserError
 from llm.generation.sampling import Sampling
-from llm.model import GPT, KVCache
+from llm.model import GPT, KVCache, fuse_projections
 
 LARGEST_SEED = 2**64 - 1
 FinishReason = Literal["stop", "length"]
@@ -77,6 +77,8 @@ class Engine:
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: it must be at least 1")
+        if not model.training:  # one that is being trained is left as it is
+            fuse_projections(model)
         self.model, self.sampling, self.logprobs = model, sampling, logprobs
         self.stop_ids = frozenset(stop_ids)
         self.context = model.config.context_length
@@ -169,7 +171,8 @@ class Engine:
                 self._read(row, [*text.prompt, *text.tokens][-(self.context // 2) or -1 : -1], 0)
             self.held[row].append(text.next_read())
         read = torch.tensor([held[-1:] for held in self.held[: len(texts)]], device=self.device)
-        logits = self.model(read, cache=self.cache.rows(0, len(texts)))[:, -1]
+        cache = self.cache if len(texts) == len(self.held) else self.cache.rows(0, len(texts))
+        logits = self.model(read, cache=cache)[:, -1]
         drawn = self._draw(logits, texts)
         ids = drawn.tolist()
         if self.logprobs:
@@ -202,6 +205,8 @@ class Engine:
                 logits[row] = -torch.inf
                 logits[row, allowed] = kept
                 text.first_ids = None
+        if self.sampling.temperature == 0:
+            return logits.argmax(-1)
         uniform = [text.draws.random() for text in texts]
         return self.sampling.draw(logits, torch.tensor(uniform, dtype=torch.float64, device=self.device))
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from llm.model.config import GPTConfig
+from llm.model.position import Angles, rotary_angles
 
 
 class KVCache:
@@ -24,6 +25,7 @@ class KVCache:
     Attributes:
         lengths: int64 [batch_size], on the CPU: the tokens that each row holds.
         last_tokens: int64 [batch_size, 1], the last of them, or -1.
+        angles: RoPE's for every position [capacity, 1, head_dim], or None where there are none, or none that last.
     """
 
     def __init__(
@@ -40,13 +42,14 @@ class KVCache:
         shape = (config.n_layers, 2, batch_size, config.n_kv_heads, self.n_places, config.head_dim)
         # Zeros: what is masked counts nothing times its value, which is not nothing if the value is NaN.
         self._store = torch.zeros(shape, dtype=dtype, device=device)
+        self.angles = _angles_of(config, self.capacity, device)
         self.lengths = torch.zeros(batch_size, dtype=torch.int64)
         self.last_tokens = torch.full((batch_size, 1), -1, device=device)
 
     def rows(self, first: int, end: int) -> Self:
         """The rows from `first` up to `end`, as a cache that shares their memory."""
         view = object.__new__(type(self))
-        view.capacity, view.n_places = self.capacity, self.n_places
+        view.capacity, view.n_places, view.angles = self.capacity, self.n_places, self.angles
         view._store = self._store[:, :, first:end]
         view.lengths, view.last_tokens = self.lengths[first:end], self.last_tokens[first:end]
         return view
@@ -96,6 +99,13 @@ class KVCache:
         self.cut(0, -1)
 
 
+def _angles_of(config: GPTConfig, length: int, device: torch.device | str) -> Angles | None:
+    if config.position != "rope" or (config.rope_scaling is not None and config.rope_scaling.type == "dynamic"):
+        return None
+    positions = torch.arange(length, device=device)
+    return rotary_angles(positions, 1, config.head_dim, config.rope_theta, config.rope_scaling)
+
+
 class Appending:
     """Where the tokens of one forward pass go, the same in every layer.
 
@@ -113,7 +123,8 @@ class Appending:
     visible: Tensor | None = None
 
     def __init__(self, store: Tensor) -> None:
-        self.store = store
+        self.store = store  # layers, 2, B H S D
+        self.n_places = store.shape[4]
 
     def __call__(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new tokens' keys and values [B, T, H, D] of one layer.
@@ -122,36 +133,37 @@ class Appending:
             Those that the new tokens may look at, theirs included: [B, S, H, D] each. Oldest first, unless one token
             is new, which sees them all or those that are `visible`.
         """
+        return self._put(self.store[layer, 0], keys), self._put(self.store[layer, 1], values)
+
+    def _put(self, held: Tensor, new: Tensor) -> Tensor:
+        """Store `new` [B, T, H, D] in `held` [B, H, S, D]; what the new tokens may look at, [B, S, H, D]."""
         raise NotImplementedError
 
 
 class _EvenRows(Appending):
-    """All rows hold as many tokens: one slice takes the new ones."""
+    """All rows hold as many tokens."""
 
     def __init__(self, store: Tensor, held: int, n_new: int) -> None:
         super().__init__(store)
-        self.held, self.longest = held, held + n_new
+        self.longest = held + n_new
         self.positions = torch.arange(held, self.longest, device=store.device)
+        self.n_seen = min(self.longest, self.n_places)
+        over_the_end = self.longest > self.n_places
+        self.places = self.positions[-self.n_places :] % self.n_places if over_the_end else self.positions
+        # Of several tokens the first sees what the last overwrites.
+        self.before_places: Tensor | None = None
+        if over_the_end and n_new > 1:
+            before = torch.arange(max(held - self.n_places, 0), held, device=store.device)
+            self.before_places = before % self.n_places
 
-    def __call__(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        store, n_places = self.store[layer], self.store.shape[4]  # store: 2 B H S D
-        if self.longest <= n_places:
-            new = slice(self.held, self.longest)
-        elif keys.shape[1] == 1:
-            new = slice(self.held % n_places, self.held % n_places + 1)
-        else:
-            return self._over_the_end(store, torch.stack([keys, values]), n_places)
-        store[0, :, :, new], store[1, :, :, new] = keys.transpose(1, 2), values.transpose(1, 2)
-        seen = store[:, :, :, : min(self.longest, n_places)].transpose(2, 3)
-        return seen[0], seen[1]
-
-    def _over_the_end(self, store: Tensor, new: Tensor, n_places: int) -> tuple[Tensor, Tensor]:
-        """Several tokens `new` [2, B, T, H, D]: what the first of them sees is overwritten by the last."""
-        before = torch.arange(max(self.held - n_places, 0), self.held, device=store.device) % n_places
-        seen = torch.cat([store[:, :, :, before], new.transpose(2, 3)], 3)  # oldest first
-        places = self.positions[-n_places:] % n_places
-        store[:, :, :, places] = seen[:, :, :, -len(places) :]
-        return seen[0].transpose(1, 2), seen[1].transpose(1, 2)
+    def _put(self, held: Tensor, new: Tensor) -> Tensor:
+        new = new.transpose(1, 2).to(held.dtype)
+        if self.before_places is not None:
+            seen = torch.cat([held[:, :, self.before_places], new], 2)
+            held[:, :, self.places] = seen[:, :, -len(self.places) :]
+            return seen.transpose(1, 2)
+        held.index_copy_(2, self.places, new)
+        return held.narrow(2, 0, self.n_seen).transpose(1, 2)
 
 
 class _UnevenRows(Appending):
@@ -159,19 +171,15 @@ class _UnevenRows(Appending):
 
     def __init__(self, store: Tensor, lengths: Tensor) -> None:
         super().__init__(store)
-        n_places = store.shape[4]
         self.longest = int(lengths.max()) + 1
         # A tensor of its own: the cache counts on in `lengths`.
         self.positions = lengths.clone().unsqueeze(1).to(store.device)
         self.row = torch.arange(len(lengths), device=store.device)
-        self.place = self.positions.squeeze(1) % n_places
-        self.n_seen = min(self.longest, n_places)
+        self.place = self.positions.squeeze(1) % self.n_places
+        self.n_seen = min(self.longest, self.n_places)
         places = torch.arange(self.n_seen, device=store.device)
         self.visible = (places <= self.positions)[:, None, None]
 
-    def __call__(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        store = self.store[layer]  # 2 B H S D
-        store[0, self.row, :, self.place] = keys[:, 0]
-        store[1, self.row, :, self.place] = values[:, 0]
-        seen = store[:, :, :, : self.n_seen].transpose(2, 3)
-        return seen[0], seen[1]
+    def _put(self, held: Tensor, new: Tensor) -> Tensor:
+        held[self.row, :, self.place] = new[:, 0].to(held.dtype)
+        return held.narrow(2, 0, self.n_seen).transpose(1, 2)

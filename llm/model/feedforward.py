@@ -1,10 +1,12 @@
 """The feed-forward half of a block."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm.model.config import GPTConfig
 from llm.model.functions import project, swiglu
+from llm.model.fusing import FusedProjection, can_fuse
 
 
 class FeedForward(nn.Module):
@@ -24,6 +26,8 @@ class FeedForward(nn.Module):
 class GatedFeedForward(nn.Module):
     """SwiGLU (Shazeer 2020): one linear map opens or closes what the other brings up."""
 
+    fused: FusedProjection | None = None
+
     def __init__(self, config: GPTConfig, width: int) -> None:
         super().__init__()
         self.gate = nn.Linear(config.d_model, width, bias=config.bias)
@@ -32,7 +36,14 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [B, T, d_model] to the same shape."""
+        if self.fused is not None and not torch.is_grad_enabled() and self.fused.holds:
+            return self.down(swiglu(*self.fused(x).chunk(2, -1)))
         return self.down(swiglu(*project(x, self.gate, self.up)))
+
+    def fuse(self) -> None:
+        """Lay the weights of gate and up together, for what is read without gradients."""
+        if can_fuse(self.gate, self.up):
+            self.fused = FusedProjection(self.gate, self.up)
 
 
 def dense_feedforward(config: GPTConfig, width: int) -> FeedForward | GatedFeedForward:

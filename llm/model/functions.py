@@ -4,6 +4,7 @@ On a CPU a narrow model spends more time moving activations than multiplying the
 it made the training step measurably faster there; the tests compare it with its plain form and finite differences.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -35,8 +36,19 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     PyTorch has a fused kernel on accelerators; on a CPU it strings seven operations together, and this takes over.
     """
     if x.device.type == "cpu" and x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64):
-        return _run(_RMSNorm, x, weight, eps)
+        if torch.is_grad_enabled():
+            return _RMSNorm.apply(x, weight, eps)
+        # x · weight · √d / √(|x|² + d · eps): as many passes in half of the operations, which is what one token costs.
+        root, smallest = _norm_constants(weight.shape[0], eps, x.dtype)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(smallest)
+        return (x * (weight * root)).div_(length)
     return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps)  # of two dtypes, the fused kernel would refuse
+
+
+@functools.cache
+def _norm_constants(size: int, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """√d and √(d · eps) as tensors: a number would be made one anew each time."""
+    return torch.tensor(size**0.5, dtype=dtype), torch.tensor((size * eps) ** 0.5, dtype=dtype)
 
 
 class _RMSNorm(Function):

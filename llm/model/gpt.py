@@ -20,6 +20,10 @@ from llm.model.norm import build_norm
 from llm.model.position import Angles, rotary_angles
 
 
+def _unchanged(x: Tensor) -> Tensor:
+    return x
+
+
 class Block(nn.Module):
     """One layer: attention between the tokens, then a feed-forward within each, both added to the stream."""
 
@@ -29,7 +33,7 @@ class Block(nn.Module):
         self.attention = Attention(config, layer)
         self.feedforward_norm = build_norm(config)
         self.feedforward = MixtureOfExperts(config) if config.n_experts else dense_feedforward(config, config.d_ff)
-        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else _unchanged
 
     def forward(
         self,
@@ -69,7 +73,7 @@ class GPT(nn.Module):
             self.bigrams = BigramEmbedding(config.bigram_rows, config.d_model) if config.bigram_rows else None
             learned = config.position == "learned"
             self.position_embedding = nn.Embedding(config.context_length, config.d_model) if learned else None
-            self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+            self.dropout = nn.Dropout(config.dropout) if config.dropout else _unchanged
             self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
             self.norm = build_norm(config)
             self.head = None if config.tie_embeddings else nn.Linear(config.d_model, config.vocab_size, bias=False)
@@ -133,6 +137,8 @@ class GPT(nn.Module):
         angles = None
         if self.position_embedding is not None:
             x = x + self.position_embedding(positions if packed is None else packed.positions())
+        elif cache is not None and cache.angles is not None:
+            angles = cache.angles[0][positions], cache.angles[1][positions]
         else:
             # Scores depend on differences of positions alone, so within a document they need not begin at 0.
             angles = rotary_angles(positions, config.n_heads, config.head_dim, config.rope_theta, config.rope_scaling)

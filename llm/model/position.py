@@ -48,9 +48,13 @@ def rotary_angles(
 
 
 def rotate(x: Tensor, angles: Angles) -> Tensor:
-    """Turn each head by its position's angles: x [B, T, H, D] → the same shape and dtype, for up to n_heads heads.
+    """Turn each head by its position's angles, the same for all: x [B, T, H, D] → the same shape and dtype.
 
     Dimension i forms a pair with i + D/2, as in Llama of Hugging Face, so weights go there without a permutation.
     """
     cos, sin = angles
-    return rotate_half(x, cos[..., : x.shape[2], :], sin[..., : x.shape[2], :])
+    written, heads = cos.shape[-2], x.shape[2]
+    if written not in (1, heads):
+        enough = heads if written > heads else 1
+        cos, sin = cos[..., :enough, :], sin[..., :enough, :]
+    return rotate_half(x, cos, sin)

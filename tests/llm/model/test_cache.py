@@ -14,7 +14,7 @@ def build(**change: object) -> GPT:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) / 9).mul_(3)
+            parameter.add_(torch.randn(parameter.shape, generator=generator) / 9)
     return model
 
 
@@ -35,7 +35,7 @@ def test_rows_of_unequal_length_read_on_as_if_alone(change: dict[str, object]) -
         logits = model(new, cache=cache)[:, 0]
         for row, length in enumerate(held):
             alone = model(tokens[row : row + 1, : length + step + 1])[0, -1]
-            torch.testing.assert_close(logits[row], alone, rtol=1e-5, atol=1e-4)
+            torch.testing.assert_close(logits[row], alone, rtol=0, atol=1e-5 * float(alone.abs().max()))
 
 
 @torch.inference_mode()
