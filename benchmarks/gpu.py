@@ -32,11 +32,12 @@ from lightning.fabric.utilities.throughput import get_available_flops
 from rich.console import Console
 from torch import Tensor
 
-from llm.generation.generate import generate
+from llm.generation import generate_batch
 from llm.model import GPT, GPTConfig
 
 PARTS = ("parity", "training", "generation")
 PROMPT, NEW = 128, 128  # tokens
+BATCHES = (1, 32)
 GENERATION_ROUNDS = 3
 
 
@@ -73,8 +74,9 @@ def main() -> None:
     for size in SIZES:
         # The smaller size in full before the larger one, of which the minutes may leave something out.
         if "generation" in arguments.parts:
-            rows = generation_rows(size, device, min(arguments.rounds, GENERATION_ROUNDS), small)
-            report("generation", f"Generation, {size}, one sequence", rows)
+            for batch in BATCHES:
+                rows = generation_rows(size, device, batch, min(arguments.rounds, GENERATION_ROUNDS), small)
+                report("generation", f"Generation, {size}, batch {batch}", rows)
         if "training" in arguments.parts:
             rows = training_rows(size, device, arguments.rounds, small, peaks, deadline)
             report("training", f"Training step, {size}, bfloat16 autocast", [{"size": size, **row} for row in rows])
@@ -103,18 +105,18 @@ def measured_peaks(device: torch.device, size: int) -> dict[str, float]:
     return peaks
 
 
-def generation_rows(size: str, device: torch.device, rounds: int, small: bool) -> list[Row]:
+def generation_rows(size: str, device: torch.device, batch: int, rounds: int, small: bool) -> list[Row]:
     """A row a contestant: ours and transformers' `generate`, in turns."""
     shape = {**SIZES[size]["shape"], **({**SMALL, "n_heads": 4, "head_dim": 16, "n_kv_heads": 2} if small else {})}
     config = GPTConfig(**shape)
     n_prompt, n_new = (8, 12) if small else (PROMPT, NEW)
-    prompt = torch.randint(config.vocab_size, (n_prompt,), generator=torch.Generator().manual_seed(0))
+    prompts = torch.randint(config.vocab_size, (batch, n_prompt), generator=torch.Generator().manual_seed(0))
     writers: dict[str, Callable[[Tensor, int], int]] = {}
 
     def build(name: str, make: Callable[..., Callable[[Tensor, int], int]]) -> Row:
         with device:
             writers[name] = make(config)
-        writers[name](prompt, n_new)  # warms up
+        writers[name](prompts, n_new)  # warms up
         return {}
 
     notes = {
@@ -125,27 +127,34 @@ def generation_rows(size: str, device: torch.device, rounds: int, small: bool) -
     for _ in range(rounds):
         for name, write in writers.items():
             if not notes[name]:
-                taken: Row = attempt(lambda write=write: {"s": seconds(device, lambda: write(prompt, n_new))})
+                taken: Row = attempt(lambda write=write: {"s": seconds(device, lambda: write(prompts, n_new))})
                 notes[name] = taken.get("note", "")
                 times[name] += [taken["s"]] if "s" in taken else []
     rows: list[Row] = []
     for name, note in notes.items():
-        speed = {"tokens/s": n_new / statistics.median(times[name])} if times[name] else {}
-        rows.append({"size": size, "": name, "prompt": n_prompt, "new tokens": n_new, **speed, "note": note})
+        speed = {"tokens/s": batch * n_new / statistics.median(times[name])} if times[name] else {}
+        rows.append(
+            {"size": size, "batch": batch, "": name, "prompt": n_prompt, "new tokens": n_new, **speed, "note": note}
+        )
     return rows
 
 
 def our_writer(config: GPTConfig) -> Callable[[Tensor, int], int]:
-    model = GPT(config).bfloat16()
-    return lambda prompt, n_new: wrote(n_new, len(list(generate(model, prompt.tolist(), n_new, temperature=0))))
+    model = GPT(config).bfloat16().eval()
+
+    def write(prompts: Tensor, n_new: int) -> int:
+        texts = generate_batch(model, prompts.tolist(), n_new, temperature=0)
+        return wrote(n_new, min(len(text.tokens) for (text,) in texts))
+
+    return write
 
 
 def their_writer(config: GPTConfig) -> Callable[[Tensor, int], int]:
     model = transformers_llama(config).bfloat16().eval()
     model.generation_config.eos_token_id = None  # random weights would stop at any time
 
-    def write(prompt: Tensor, n_new: int) -> int:
-        tokens = prompt[None].to(model.device)
+    def write(prompts: Tensor, n_new: int) -> int:
+        tokens = prompts.to(model.device)
         everything = model.generate(
             tokens,
             attention_mask=torch.ones_like(tokens),

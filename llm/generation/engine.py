@@ -14,6 +14,7 @@ from llm.generation.sampling import Sampling
 from llm.model import GPT, KVCache, fuse_projections
 
 LARGEST_SEED = 2**64 - 1
+LARGEST_READ = 8192  # tokens of prompts in one pass, for the memory that it takes
 FinishReason = Literal["stop", "length"]
 
 
@@ -45,10 +46,10 @@ class Continuation:
 class Engine:
     """Writes texts with one model: each has a row of one KV cache, and all of them grow by a token a step.
 
-    A text is the same whatever is written beside it: its random numbers are its own, its prompt is read by itself,
-    and when its context is full, it alone forgets the first half: the last context_length // 2 tokens are read again
-    from position 0. (Products of matrices of other heights round differently in their last bits, so a text can still
-    turn where two tokens are equally likely to within some 1e-6.)
+    A text is the same whatever is written beside it: its random numbers are its own, it sees no other, and when its
+    context is full, it alone forgets the first half: the last context_length // 2 tokens are read again from position
+    0. (Products of matrices of other heights round differently in their last bits, so a text can still turn where two
+    tokens are equally likely to within some 1e-6.)
 
     Where a text ends, the next that waits takes its row. What a row holds already of its prompt's beginning is copied
     instead of being read: of many samples only the first reads the prompt, and no turn of a conversation reads what was
@@ -82,6 +83,9 @@ class Engine:
         self.model, self.sampling, self.logprobs = model, sampling, logprobs
         self.stop_ids = frozenset(stop_ids)
         self.context = model.config.context_length
+        scaling = model.config.rope_scaling
+        # Or keys depend on the length of their text at the time that they are made.
+        self._keys_last = scaling is None or scaling.type != "dynamic"
         weight = model.embedding.weight
         self.device = weight.device
         capacity = self.context if capacity is None else min(capacity, self.context)
@@ -161,8 +165,7 @@ class Engine:
     # ---- a step -------------------------------------------------------------------------------------------------
 
     def _step(self) -> list[Continuation]:
-        while self.waiting and len(self.active) < len(self.held):
-            self._admit(self.waiting.popleft())
+        self._admit()
         texts = list(self.active)
         if not texts:
             return []
@@ -212,32 +215,76 @@ class Engine:
 
     # ---- rows ---------------------------------------------------------------------------------------------------
 
-    def _admit(self, text: Continuation) -> None:
-        """Give a text the next free row, with all of its prompt but the last token read."""
-        row = len(self.active)
-        self.active.append(text)
-        read = text.prompt[:-1]
-        common = [self._in_common(held, read) for held in self.held]
-        source = max(range(len(common)), key=common.__getitem__)
-        if source != row and common[source] > common[row]:
-            self.cache.copy_row(source, row)
-        self._read(row, read, common[source])
-        if self.seen is not None:
-            self.seen[row] = False
-            self.seen[row, torch.tensor(text.prompt, device=self.device)] = True
+    def _admit(self) -> None:
+        """Give texts that wait the free rows, with all of their prompts but the last token read."""
+        fresh: list[int] = []  # rows that hold nothing of their prompts
+        while self.waiting and len(self.active) < len(self.held):
+            text, row = self.waiting.popleft(), len(self.active)
+            read = text.prompt[:-1]
+            if any(self._is_shared(self._in_common(self.active[other].prompt[:-1], read), read) for other in fresh):
+                self._read_fresh(fresh)
+                fresh = []
+            self.active.append(text)
+            common = [self._in_common(held, read) for held in self.held]
+            source = max(range(len(common)), key=common.__getitem__)
+            if self._is_shared(common[source], read):
+                if common[source] > common[row]:
+                    self.cache.copy_row(source, row)
+                self._read(row, read, common[source])
+            else:
+                fresh.append(row)
+            if self.seen is not None:
+                self.seen[row] = False
+                self.seen[row, torch.tensor(text.prompt, device=self.device)] = True
+        self._read_fresh(fresh)
+
+    @staticmethod
+    def _is_shared(common: int, read: list[int]) -> bool:
+        """Whether so many tokens in common are worth a copy: all prompts may begin with the same few."""
+        return common > 0 and 2 * common >= len(read)
+
+    def _read_fresh(self, rows: list[int]) -> None:
+        """Read the prompts of `rows`, those together that lie side by side and are of about one length."""
+        while rows:
+            lengths = [len(self.active[row].prompt) - 1 for row in rows]
+            n = 1
+            while n < len(rows) and rows[n] == rows[0] + n and self._fit_together(lengths[: n + 1]):
+                n += 1
+            if n == 1:
+                self._read(rows[0], self.active[rows[0]].prompt[:-1], 0)
+            else:
+                self._read_together(rows[0], lengths[:n])
+            rows = rows[n:]
+
+    def _fit_together(self, lengths: list[int]) -> bool:
+        """Whether prompts can be read as rows of one length: what fills them up costs time, and places."""
+        longest, n_all = max(lengths), max(lengths) * len(lengths)
+        if longest == 0 or n_all > LARGEST_READ or 4 * n_all > 5 * sum(lengths):
+            return False
+        return min(lengths) == longest or (longest <= self.cache.n_places and self._keys_last)
+
+    def _read_together(self, first: int, lengths: list[int]) -> None:
+        """Read the prompts of rows from `first` on at once: what follows a prompt's end changes nothing before it."""
+        prompts = [text.prompt[:-1] for text in self.active[first : first + len(lengths)]]
+        tokens = torch.zeros(len(prompts), max(lengths), dtype=torch.int64)
+        for row, prompt in enumerate(prompts):
+            tokens[row, : len(prompt)] = torch.tensor(prompt, dtype=torch.int64)
+        view = self.cache.rows(first, first + len(prompts))
+        view.clear()
+        self.model.hidden(tokens.to(self.device), cache=view)
+        view.cut(lengths, [prompt[-1] if prompt else -1 for prompt in prompts])
+        self.held[first : first + len(prompts)] = prompts
 
     def _in_common(self, held: list[int], read: list[int]) -> int:
         """How many of the ids that a row holds are the first of `read`, and still as if read with it."""
-        scaling = self.model.config.rope_scaling
-        # Of the first, some are overwritten; or keys depend on the length of the text at the time that they were made.
-        if len(held) > self.cache.n_places or (scaling is not None and scaling.type == "dynamic"):
+        if len(held) > self.cache.n_places or not self._keys_last:  # of the first, some are overwritten
             return 0
         return next((i for i, (a, b) in enumerate(zip(held, read, strict=False)) if a != b), min(len(held), len(read)))
 
     def _read(self, row: int, tokens: list[int], kept: int) -> None:
         """Fill a row with `tokens`, of which it holds the first `kept`."""
         view = self.cache.rows(row, row + 1)
-        view.cut(kept, tokens[kept - 1] if kept else -1)
+        view.cut([kept], [tokens[kept - 1] if kept else -1])
         if kept < len(tokens):
             self.model.hidden(torch.tensor([tokens[kept:]], device=self.device), cache=view)
         self.held[row] = list(tokens)

@@ -1,5 +1,6 @@
 """KVCache: the keys and values of the tokens that a model has already read."""
 
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -86,17 +87,18 @@ class KVCache:
         self.lengths[target] = self.lengths[source]
         self.last_tokens[target] = self.last_tokens[source]
 
-    def cut(self, length: int, last_token: int) -> None:
-        """Keep of every row its first `length` tokens, the last of which is `last_token`; -1 if there is none.
+    def cut(self, lengths: Sequence[int], last_tokens: Sequence[int]) -> None:
+        """Keep of each row its first tokens: so many, the last of which is this one, or -1 if there is none.
 
         Nothing may have been overwritten yet, unless nothing is kept.
         """
-        self.lengths.fill_(length)
-        self.last_tokens.fill_(last_token)
+        self.lengths.copy_(torch.tensor(lengths))
+        self.last_tokens.copy_(torch.tensor(last_tokens).unsqueeze(1))
 
     def clear(self) -> None:
         """Forget every token; the memory stays for the next sequences."""
-        self.cut(0, -1)
+        self.lengths.zero_()
+        self.last_tokens.fill_(-1)
 
 
 def _angles_of(config: GPTConfig, length: int, device: torch.device | str) -> Angles | None:

@@ -99,6 +99,18 @@ def test_a_prompt_is_read_once_for_all_its_samples() -> None:
     assert passes == [(1, 9), *[(1, 1)] * 12]
 
 
+def test_prompts_of_about_one_length_are_read_together() -> None:
+    for change, expected in (({}, [(4, 11), (1, 3), (1, 15)]), ({"sliding_window": 8}, [(1, 9), (2, 11), (1, 9)])):
+        model = build(**change)
+        passes = read_counts(model)
+        prompts = [[i, *range(1, length)] for i, length in enumerate([10, 12, 12, 10, 4, 16])]
+        written = generate_batch(model, prompts, 1, temperature=0)
+        assert passes[: len(expected)] == expected
+        assert passes[-1] == (6, 1)
+        for (text,), prompt in zip(written, prompts, strict=True):
+            assert text.tokens == list(generate(model, prompt, 1, temperature=0))
+
+
 def test_a_conversation_is_read_from_where_it_was_left() -> None:
     model = build()
     engine = Engine(model, Sampling(temperature=0))
@@ -112,6 +124,19 @@ def test_a_conversation_is_read_from_where_it_was_left() -> None:
         pass
     assert passes == [(1, 2), *[(1, 1)] * 3]  # the last token of the answer, which nothing had read, and 7
     assert second.tokens == list(generate(model, conversation, 3, temperature=0))
+
+
+def test_new_prompts_on_both_sides_of_one_that_goes_on() -> None:
+    model = build()
+    engine = Engine(model, Sampling(temperature=0), batch_size=3)
+    (first,) = engine.submit(list(range(8)), 2)
+    while engine.step():
+        pass
+    prompts = [list(range(20, 30)), [*range(8), *first.tokens, 9], list(range(30, 40))]
+    texts = [engine.submit(prompt, 3)[0] for prompt in prompts]
+    while engine.step():
+        pass
+    assert [text.tokens for text in texts] == [list(generate(model, prompt, 3, temperature=0)) for prompt in prompts]
 
 
 def test_log_probabilities_are_the_models_own() -> None:

@@ -55,7 +55,7 @@ def test_what_follows_a_cut_was_never_there() -> None:
     model(draw(1, 20), cache=cache)
     cache.clear()
     model(torch.cat([tokens[:, :5], tokens[:, :5]], 1), cache=cache)
-    cache.cut(5, int(tokens[0, 4]))
+    cache.cut([5], [int(tokens[0, 4])])
     torch.testing.assert_close(model(tokens[:, 5:], cache=cache), model(tokens)[:, 5:], rtol=1e-5, atol=1e-4)
 
 
