@@ -35,6 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llm.generation import generate, generate_batch
+from llm.host_memory import keep_freed_memory
 from llm.interop.families import expressing
 from llm.interop.safetensors_files import write_shards
 from llm.interop.weights import written_weights
@@ -65,6 +66,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=TIES, default="float32")
     parser.add_argument("--sample", action="store_true", help=f"draw tokens, with {SAMPLING}, instead of greedy texts")
     arguments = parser.parse_args()
+    keep_freed_memory()  # as `generate` does; it serves transformers too
     torch.set_num_threads(arguments.threads)
     transformers.logging.set_verbosity_error()
     console = Console(width=max(120, Console().width))
