@@ -39,7 +39,7 @@ from llm.host_memory import keep_freed_memory
 from llm.interop.families import expressing
 from llm.interop.safetensors_files import write_shards
 from llm.interop.weights import written_weights
-from llm.model import GPT, GPTConfig
+from llm.model import GPT, GPTConfig, fuse_projections
 
 ROOT = Path(__file__).resolve().parents[1]
 LITGPT_SCRIPT = Path(__file__).with_name("generation_litgpt_peer.py")
@@ -133,6 +133,7 @@ def build_model(shape: str, seed: int = 0) -> GPT:
                 weight.uniform_(0.5, 1.5, generator=generator)
             else:
                 weight.normal_(0, GAIN * weight.shape[1] ** -0.5, generator=generator)
+    fuse_projections(model)  # as `generate` does
     return model.requires_grad_(False)
 
 

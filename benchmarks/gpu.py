@@ -33,7 +33,7 @@ from rich.console import Console
 from torch import Tensor
 
 from llm.generation import generate_batch
-from llm.model import GPT, GPTConfig
+from llm.model import GPT, GPTConfig, fuse_projections
 
 PARTS = ("parity", "training", "generation")
 PROMPT, NEW = 128, 128  # tokens
@@ -141,6 +141,7 @@ def generation_rows(size: str, device: torch.device, batch: int, rounds: int, sm
 
 def our_writer(config: GPTConfig) -> Callable[[Tensor, int], int]:
     model = GPT(config).bfloat16().eval()
+    fuse_projections(model)
 
     def write(prompts: Tensor, n_new: int) -> int:
         texts = generate_batch(model, prompts.tolist(), n_new, temperature=0)

@@ -96,10 +96,12 @@ def main(arguments: list[str]) -> int:
     from llm.checkpoint import load_model
     from llm.generation import continue_text, continue_texts
     from llm.host_memory import keep_freed_memory
+    from llm.model import fuse_projections
     from llm.run import find_checkpoint
 
     keep_freed_memory()  # weights in huge pages: a tenth faster, where reading them is what takes the time
     model, tokenizer = load_model(find_checkpoint(options.checkpoint))
+    fuse_projections(model)
     settings = {
         "max_new_tokens": options.max_new_tokens,
         "temperature": options.temperature,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llm.errors import UserError
 from llm.generation.sampling import Sampling
-from llm.model import GPT, KVCache, fuse_projections
+from llm.model import GPT, KVCache
 
 LARGEST_SEED = 2**64 - 1
 LARGEST_READ = 8192  # tokens of prompts in one pass, for the memory that it takes
@@ -58,7 +58,7 @@ class Engine:
     The model is in eval mode while it computes, and in the mode it was in whenever the caller has control.
 
     Args:
-        model: its device and dtype are used.
+        model: its device and dtype are used. With `fuse_projections(model)` before, it writes faster.
         sampling: how tokens are drawn.
         batch_size: the most texts that are written at once.
         capacity: the most tokens of a text, its prompt included, that the cache has room for; default: the context.
@@ -78,8 +78,6 @@ class Engine:
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: it must be at least 1")
-        if not model.training:  # one that is being trained is left as it is
-            fuse_projections(model)
         self.model, self.sampling, self.logprobs = model, sampling, logprobs
         self.stop_ids = frozenset(stop_ids)
         self.context = model.config.context_length

@@ -70,6 +70,7 @@ class FusedHeads(FusedProjection):
         return query, key, value
 
 
+@torch.inference_mode(False)  # tensors made in that mode could never be trained again
 @torch.no_grad()
 def lay_together(parameters: Sequence[Tensor]) -> Tensor:
     """Make each of `parameters` a view of a part of the tensor that is returned: all of them along dimension 0."""
@@ -87,7 +88,8 @@ def can_fuse(*maps: nn.Module) -> bool:
 def fuse_projections(model: nn.Module) -> None:
     """Lay the weights of every attention and gated feed-forward of `model` together.
 
-    No prediction changes, nor does a name or shape in the state dict. The peak is the memory of one group more.
+    For a model that is read from: an optimizer or a strategy may count on each parameter having memory of its own. No
+    prediction changes, nor does a name or shape in the state dict. The peak is the memory of one group more.
     """
     for module in model.modules():
         fuse = getattr(module, "fuse", None)

@@ -23,6 +23,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     monkeypatch.setattr("llm.run.find_checkpoint", lambda path: f"found {path}")
     monkeypatch.setattr("llm.checkpoint.load_model", lambda path: (f"model of {path}", "tokenizer"))
+    monkeypatch.setattr("llm.model.fuse_projections", lambda model: asked.update(fused=model))
     monkeypatch.setattr("llm.generation.continue_text", write)
     return asked
 
@@ -34,6 +35,7 @@ def test_every_option_reaches_the_sampling(asked: dict[str, Any], capsys: pytest
     assert capsys.readouterr().out == "Once upon a time\n"
     assert asked == {
         "model": "model of found runs/a",
+        "fused": "model of found runs/a",
         "tokenizer": "tokenizer",
         "prompt": "Once upon",
         "max_new_tokens": 7,

@@ -87,6 +87,15 @@ def test_training_goes_on_as_without() -> None:
         torch.testing.assert_close(fused(TOKENS), plain(TOKENS), rtol=1e-4, atol=1e-4)
 
 
+def test_what_was_fused_in_inference_mode_can_be_trained() -> None:
+    model = build("qwen3")
+    with torch.inference_mode():
+        fuse_projections(model)
+    nll, _ = model(TOKENS[:, :-1], TOKENS[:, 1:])
+    nll.backward()
+    assert model.blocks[0].attention.key.weight.grad.abs().sum() > 0
+
+
 def test_a_saved_model_is_no_larger(tmp_path: Path) -> None:
     model = build("qwen3")
     torch.save(model.state_dict(), tmp_path / "plain")
