@@ -174,6 +174,11 @@ class Engine:
         read = torch.tensor([held[-1:] for held in self.held[: len(texts)]], device=self.device)
         cache = self.cache if len(texts) == len(self.held) else self.cache.rows(0, len(texts))
         logits = self.model(read, cache=cache)[:, -1]
+        if any(not text.tokens for text in texts) and not logits.isfinite().all():  # once a text, as it costs time
+            raise UserError(
+                f"the model's logits are not finite: its weights hold NaN or infinity, or overflow in {logits.dtype}; "
+                "choose another checkpoint"
+            )
         drawn = self._draw(logits, texts)
         ids = drawn.tolist()
         if self.logprobs:

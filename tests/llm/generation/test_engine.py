@@ -195,6 +195,15 @@ def test_a_text_longer_than_the_room_for_it_is_refused() -> None:
         engine.submit([1, 2, 3], 7)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(value: float) -> None:
+    model = build()
+    with torch.no_grad():
+        model.norm.weight[3] = value
+    with pytest.raises(UserError, match="the model's logits are not finite"):
+        list(generate(model, [1], 3))
+
+
 def test_nothing_to_write() -> None:
     model = build()
     assert generate_batch(model, [], 5) == []
