@@ -43,7 +43,7 @@ class Attention(nn.Module):
         documents: Documents | None = None,
     ) -> Tensor:
         """Map x [B, T, d_model] to the same shape; `angles` are RoPE's, for the positions of x."""
-        if self.fused is not None and not torch.is_grad_enabled() and self.fused.holds:
+        if self.fused is not None and not torch.is_grad_enabled() and self.fused.holds(*self._maps()):
             query, key, value = self.fused.heads(x, angles)
         else:
             query, key, value = self._heads(x, angles)
@@ -65,10 +65,14 @@ class Attention(nn.Module):
             query, key = rotate(query, angles), rotate(key, angles)
         return query, key, value
 
+    def _maps(self) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
+        return self.query, self.key, self.value
+
     def fuse(self) -> None:
         """Lay the weights of query, key and value together, for what is read without gradients."""
-        if can_fuse(self.query, self.key, self.value):
+        maps = self._maps()
+        if can_fuse(*maps) and (self.fused is None or not self.fused.holds(*maps)):
             norms = [norm for norm in (self.query_norm, self.key_norm) if norm is not None]
             eps = norms[0].epsilon if norms else 0.0
             weights = [norm.weight for norm in norms]
-            self.fused = FusedHeads(self.query, self.key, self.value, weights, self.head_dim, eps)
+            self.fused = FusedHeads(*maps, weights, self.head_dim, eps)

@@ -36,13 +36,13 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [B, T, d_model] to the same shape."""
-        if self.fused is not None and not torch.is_grad_enabled() and self.fused.holds:
+        if self.fused is not None and not torch.is_grad_enabled() and self.fused.holds(self.gate, self.up):
             return self.down(swiglu(*self.fused(x).chunk(2, -1)))
         return self.down(swiglu(*project(x, self.gate, self.up)))
 
     def fuse(self) -> None:
         """Lay the weights of gate and up together, for what is read without gradients."""
-        if can_fuse(self.gate, self.up):
+        if can_fuse(self.gate, self.up) and (self.fused is None or not self.fused.holds(self.gate, self.up)):
             self.fused = FusedProjection(self.gate, self.up)
 
 

@@ -22,15 +22,17 @@ class FusedProjection:
     """
 
     def __init__(self, *maps: nn.Linear) -> None:
-        self.first = maps[0]
         self.weight = lay_together([map.weight for map in maps])
+        self.places = [map.weight.data_ptr() for map in maps]
         biases = [map.bias for map in maps if map.bias is not None]
         self.bias = lay_together(biases) if biases else None
 
-    @property
-    def holds(self) -> bool:
-        """Whether the weights still lie there: moving or casting a model takes each somewhere else."""
-        return self.first.weight.data_ptr() == self.weight.data_ptr()
+    def holds(self, *maps: nn.Module) -> bool:
+        """Whether these are still the maps, and their weights lie there: casting a model takes them somewhere else."""
+        for map, place in zip(maps, self.places, strict=True):
+            if type(map) is not nn.Linear or map.weight.data_ptr() != place:
+                return False
+        return True
 
     def __call__(self, x: Tensor) -> Tensor:
         """The results side by side: x [..., d_in] → [..., the sum of the widths]."""
@@ -88,10 +90,11 @@ def can_fuse(*maps: nn.Module) -> bool:
 def fuse_projections(model: nn.Module) -> None:
     """Lay the weights of every attention and gated feed-forward of `model` together.
 
-    For a model that is read from: an optimizer or a strategy may count on each parameter having memory of its own. No
-    prediction changes, nor does a name or shape in the state dict. The peak is the memory of one group more.
+    For a model that is read from: an optimizer or a strategy may count on each parameter having memory of its own, and
+    hooks of the maps are not called. No prediction changes, nor does a name or shape in the state dict. The peak is the
+    memory of one group more.
     """
     for module in model.modules():
         fuse = getattr(module, "fuse", None)
-        if fuse is not None and (module.fused is None or not module.fused.holds):  # type: ignore[union-attr]
+        if fuse is not None:
             fuse()

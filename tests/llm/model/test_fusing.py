@@ -67,8 +67,26 @@ def test_a_cast_model_forgets_and_can_be_fused_again() -> None:
         model.double()
         torch.testing.assert_close(model(TOKENS).float(), expected, rtol=1e-4, atol=1e-4)
         fuse_projections(model)
-        assert model.blocks[0].attention.fused.holds
+        attention = model.blocks[0].attention
+        assert attention.fused.holds(attention.query, attention.key, attention.value)
         torch.testing.assert_close(model(TOKENS).float(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["query", "key", "value"])
+def test_a_map_that_is_replaced_is_used(name: str) -> None:
+    class Doubled(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    model = build("llama")
+    fuse_projections(model)
+    plain = getattr(model.blocks[0].attention, name)
+    doubled = Doubled(plain.in_features, plain.out_features, bias=False)
+    doubled.weight = plain.weight
+    with torch.no_grad():
+        before = model(TOKENS)
+        setattr(model.blocks[0].attention, name, doubled)
+        assert not torch.allclose(model(TOKENS), before, atol=1e-3)
 
 
 def test_training_goes_on_as_without() -> None:
