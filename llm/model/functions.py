@@ -18,30 +18,21 @@ from torch.autograd.function import once_differentiable
 SHORT_ROW = range(128, 257)
 
 
-class _Forgetful:
-    """Stands for the context of a function whose backward pass never comes."""
-
-    def save_for_backward(self, *tensors: Tensor) -> None:
-        """Save nothing."""
-
-
-def _run(function: type[Function], *arguments: Any) -> Any:
-    """`function.apply`; without gradients its forward pass alone, half of the time where tensors are small."""
-    return function.apply(*arguments) if torch.is_grad_enabled() else function.forward(_Forgetful(), *arguments)
-
-
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / √(mean(x²) + eps) · weight over the last dimension (Zhang & Sennrich 2019).
 
+    The weight is one vector for all, or, where no gradients are wanted, one for each of the last dimension but one.
     PyTorch has a fused kernel on accelerators; on a CPU it strings seven operations together, and this takes over.
     """
     if x.device.type == "cpu" and x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64):
         if torch.is_grad_enabled():
             return _RMSNorm.apply(x, weight, eps)
         # x · weight · √d / √(|x|² + d · eps): as many passes in half of the operations, which is what one token costs.
-        root, smallest = _norm_constants(weight.shape[0], eps, x.dtype)
+        root, smallest = _norm_constants(weight.shape[-1], eps, x.dtype)
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(smallest)
         return (x * (weight * root)).div_(length)
+    if weight.ndim > 1:
+        return F.rms_norm(x, weight.shape[-1:], None, eps) * weight.to(x.dtype)
     return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps)  # of two dtypes, the fused kernel would refuse
 
 
@@ -81,9 +72,11 @@ def rotate_half(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         cos: of the angles, once for each half; broadcasts with x.
         sin: of the angles, negative for the first half; broadcasts with x.
     """
-    if x.shape[1] == 1 and x.dtype == cos.dtype and not torch.is_grad_enabled():  # fewer operations, and no less work
+    if torch.is_grad_enabled():
+        return _RotateHalf.apply(x, cos, sin)
+    if x.shape[1] == 1 and x.dtype == cos.dtype:  # fewer operations for one token, and no less work
         return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
-    return _run(_RotateHalf, x, cos, sin)
+    return _turn(x, cos, sin)
 
 
 class _RotateHalf(Function):
@@ -227,7 +220,7 @@ def _heads_back(x: Tensor, like: Tensor) -> Tensor:
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) · up, elementwise (Shazeer 2020)."""
-    return _run(_SwiGLU, gate, up)
+    return _SwiGLU.apply(gate, up) if torch.is_grad_enabled() else F.silu(gate).mul_(up)
 
 
 class _SwiGLU(Function):

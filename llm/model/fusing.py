@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llm.model.functions import rms_norm
 from llm.model.position import Angles, rotate
 
 
@@ -30,7 +31,7 @@ class FusedProjection:
     def holds(self, *maps: nn.Module) -> bool:
         """Whether these are still the maps, and their weights lie there: casting a model takes them somewhere else."""
         for map, place in zip(maps, self.places, strict=True):
-            if type(map) is not nn.Linear or map.weight.data_ptr() != place:
+            if type(map) is not nn.Linear or map._parameters["weight"].data_ptr() != place:  # type: ignore[union-attr]
                 return False
         return True
 
@@ -65,7 +66,7 @@ class FusedHeads(FusedProjection):
         heads = self(x).view(*x.shape[:2], -1, self.head_dim)
         both, value = heads.split([of_queries + of_keys, of_values], 2)
         if self.norms is not None:
-            both = F.rms_norm(both, (self.head_dim,), None, self.eps) * self.norms[self.norm_of]
+            both = rms_norm(both, self.norms[self.norm_of], self.eps)
         if angles is not None:
             both = rotate(both, angles)
         query, key = both.split([of_queries, of_keys], 2)
