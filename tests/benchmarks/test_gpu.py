@@ -40,7 +40,8 @@ def test_the_whole_script_runs_on_a_cpu(tmp_path: Path) -> None:
     assert all(row["tokens/s"] > 0 and row["MFU, %"] > 0 for row in measured)
     for size in ("gpt2-124m", "1b"):
         assert len({row["parameters"] for row in measured if row["size"] == size}) == 1
-        assert [row[""] for row in found["generation"] if row["size"] == size] == ["Labyrinth", "transformers"]
+        written = [(row["batch"], row[""]) for row in found["generation"] if row["size"] == size]
+        assert written == [(batch, name) for batch in (1, 32) for name in ("Labyrinth", "transformers")]
     assert all(row["tokens/s"] > 0 for row in found["generation"])
 
 
