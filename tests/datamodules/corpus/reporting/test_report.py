@@ -3,25 +3,20 @@
 import base64
 import copy
 import hashlib
-import io
 import itertools
 import json
 import os
 import random
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from rich.console import Console
+from support.reports import Page, printed, sample, stage
 
-from datamodules.corpus.reporting import numbers
 from datamodules.corpus.reporting.html import render
-from datamodules.corpus.reporting.report import check, print_report, write_report
-from datamodules.corpus.reporting.texts import UNSEEN, escaped, marked_differences, plain, shown
+from datamodules.corpus.reporting.report import check, write_report
+from datamodules.corpus.reporting.texts import UNSEEN
 from datamodules.errors import DataError
 
 EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)"> & \' \u202e\x00\x1b[31m \ud800 \u05e9\u05dc '
@@ -29,17 +24,6 @@ PARTS = [
     *("read", "stages", "dropped", "duplicates", "languages", "kept_languages", "sources", "pii", "contamination"),
     *("lines", "kept", "split", "settings", "seconds", "cpu_seconds", "made", "fingerprint", "title"),
 ]
-VOID = {"meta", "br", "input", "wbr"}
-
-
-def sample(text: str = "one two three", **more: Any) -> dict[str, Any]:
-    return {"id": "0" * 32, "source": "web", "bytes": len(text.encode("utf-8", "replace")), "text": text} | more
-
-
-def stage(name: str, documents: tuple[int, int], text: tuple[int, int], **more: Any) -> dict[str, Any]:
-    (documents_in, documents_out), (bytes_in, bytes_out) = documents, text
-    counts = {"documents_in": documents_in, "documents_out": documents_out, "bytes_in": bytes_in}
-    return {"name": name, **counts, "bytes_out": bytes_out, "cpu_seconds": 0.5, "bytes_worked_on": bytes_in} | more
 
 
 @pytest.fixture
@@ -90,44 +74,6 @@ def report() -> dict[str, Any]:
         "seconds": 12.3,
         "cpu_seconds": 20.1,
     }
-
-
-class Page(HTMLParser):
-    """What a browser would see: elements with their attributes, well nested, and the code of style and script."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.code: list[str] = []
-        self.feed(page)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] in ("style", "script"):
-            self.code.append(data)
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-
-def printed(report: dict[str, Any], width: int, terminal: bool = True) -> str:
-    console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None, legacy_windows=False)
-    print_report(report, console)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
 
 
 def test_counts_that_add_up_pass(report: dict[str, Any]) -> None:
@@ -259,16 +205,6 @@ def test_texts_from_outside_can_neither_act_nor_hide(report: dict[str, Any]) -> 
     assert len(Page(render(report)).all("script")) == 1
     assert not Page(render(report)).all("img")
     assert not UNSEEN.search(printed(report, 80))
-
-
-@given(st.text(st.characters(), max_size=40))
-def test_any_text_can_be_shown(text: str) -> None:
-    for markup in (shown(text), f"<b>{escaped(text)}</b>", *marked_differences(sample(text), sample("a b c " + text))):
-        markup.encode()
-        assert not UNSEEN.search(markup)
-        assert {tag for tag, _ in Page(markup).elements} <= {"i", "mark", "b"}
-    assert not UNSEEN.search(plain(text))
-    assert "\n" not in plain(text)
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -430,58 +366,6 @@ def test_without_a_terminal_it_is_plain_text_of_whole_lines(report: dict[str, An
 def test_names_are_not_read_as_markup(report: dict[str, Any]) -> None:
     report["pii"] = {"[red]kind[/]": 3}
     assert "[red]kind[/]" in printed(report, 80)
-
-
-def test_words_that_differ_are_marked() -> None:
-    removed, kept = marked_differences(sample("one red hen ran"), sample("one blue hen ran off"))
-    assert removed == "one <mark>red</mark> hen ran"
-    assert kept == "one <mark>blue</mark> hen ran <mark>off</mark>"
-    assert marked_differences(sample("漢字仮名"), sample("漢子仮名")) == (
-        "漢<mark>字</mark>仮名",
-        "漢<mark>子</mark>仮名",
-    )
-    assert marked_differences(sample("a  b\n"), sample("a b")) == ("a  b\n", "a b")
-
-
-def test_what_lies_behind_the_end_of_a_sample_is_no_difference() -> None:
-    cut = sample("one two thr", bytes=1000)
-    assert marked_differences(cut, sample("one two three four", bytes=1000)) == ("one two thr", "one two three four")
-    longer = marked_differences(cut, sample("one two three four"))
-    assert longer == ("one two thr", "one two three four")
-    shorter = marked_differences(sample("one"), sample("one two thr", bytes=1000))
-    assert shorter == ("one", "one <mark>two</mark> thr")
-    early = marked_differences(sample("x two thr", bytes=1000), sample("one two three", bytes=1000))
-    assert early == ("<mark>x</mark> two thr", "<mark>one</mark> two three")
-
-
-def test_how_numbers_are_written() -> None:
-    assert [numbers.size(n) for n in (0, 999, 1000, 12_345, 999_499, 999_600, 123_456_789, 10**14)] == [
-        "0 bytes", "999 bytes", "1.00 kB", "12.3 kB", "999 kB", "1.00 MB", "123 MB", "100 TB"
-    ]  # fmt: skip
-    assert [numbers.short_count(n) for n in (9_999_999, 10**7, 999_600_000, 2 * 10**12, 10**16)] == [
-        "9,999,999", "10.0 million", "1.00 billion", "2.00 trillion", "10,000 trillion"
-    ]  # fmt: skip
-    assert [numbers.share(*p) for p in ((0, 9), (1, 9), (1, 10**6), (999_999, 10**6), (9, 9), (0, 0))] == [
-        "0.0 %", "11.1 %", "< 0.1 %", "> 99.9 %", "100.0 %", "–"
-    ]  # fmt: skip
-    assert [numbers.duration(s) for s in (0.016, 12.34, 100, 3599, 3723, 36_000_000)] == [
-        "0.02 s", "12.3 s", "2 min", "1 h 0 min", "1 h 2 min", "10,000 h"
-    ]  # fmt: skip
-
-
-def test_bins_hold_every_value_once() -> None:
-    assert numbers.size_bins({"2": 130, "3": 20, "4": 1, "17": 1}) == [
-        (2, 2, 130), (3, 4, 21), (5, 8, 0), (9, 16, 0), (17, 32, 1)
-    ]  # fmt: skip
-    assert numbers.size_bins({}) == []
-    ninety = 0.8999999761581421  # as 32 bits hold it
-    found = numbers.jaccard_bins([ninety, 0.8999, 0.95, 0.975, 1.0, 1.0])
-    assert found == [(0.875, 0.9, 1), (0.9, 0.925, 1), (0.925, 0.95, 0), (0.95, 0.975, 1), (0.975, 1.0, 3)]
-
-
-@given(st.dictionaries(st.integers(2, 10**9).map(str), st.integers(0, 10**9)))
-def test_cluster_bins_add_up(sizes: dict[str, int]) -> None:
-    assert sum(clusters for *_, clusters in numbers.size_bins(sizes)) == sum(sizes.values())
 
 
 def test_rendering_does_not_change_the_report(report: dict[str, Any]) -> None:
