@@ -4,7 +4,7 @@ import random
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -96,6 +96,29 @@ class Engine:
         self.held: list[list[int]] = [[] for _ in range(batch_size)]
         self.active: list[Continuation] = []
         self.waiting: deque[Continuation] = deque()
+
+    @classmethod
+    def for_prompts(
+        cls,
+        model: GPT,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        *,
+        n_samples: int = 1,
+        batch_size: int = 1,
+        stop_ids: Collection[int] = (),
+        logprobs: bool = False,
+        **sampling: Any,
+    ) -> Self:
+        """An engine with no more rows and no more room than so many samples of `prompts` need."""
+        return cls(
+            model,
+            Sampling(**sampling),
+            batch_size=min(batch_size, max(1, len(prompts) * n_samples)),
+            capacity=max(1, max(map(len, prompts), default=1) + max_new_tokens - 1),  # nothing reads the last token
+            stop_ids=stop_ids,
+            logprobs=logprobs,
+        )
 
     def submit(
         self,

@@ -4,7 +4,6 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from llm.generation.engine import Continuation, Engine
-from llm.generation.sampling import Sampling
 from llm.model import GPT
 
 
@@ -32,7 +31,7 @@ def generate(
     Raises:
         UserError: at the call, when the prompt does not fit or a setting is out of range.
     """
-    engine = Engine(model, Sampling(**sampling), capacity=max(1, len(tokens) + max_new_tokens - 1), stop_ids=stop_ids)
+    engine = Engine.for_prompts(model, [tokens], max_new_tokens, stop_ids=stop_ids, **sampling)
     (text,) = engine.submit(tokens, max_new_tokens, seed=seed, first_ids=first_ids)
     return _stream(engine, text)
 
@@ -73,14 +72,15 @@ def generate_batch(
     Raises:
         UserError: when a prompt does not fit or a setting is out of range; nothing has been written then.
     """
-    longest = max((len(prompt) for prompt in prompts), default=1)
-    engine = Engine(
+    engine = Engine.for_prompts(
         model,
-        Sampling(**sampling),
-        batch_size=min(batch_size, max(1, len(prompts) * n_samples)),
-        capacity=max(1, longest + max_new_tokens - 1),
+        prompts,
+        max_new_tokens,
+        n_samples=n_samples,
+        batch_size=batch_size,
         stop_ids=stop_ids,
         logprobs=logprobs,
+        **sampling,
     )
     texts = [engine.submit(prompt, max_new_tokens, seed=seed, n_samples=n_samples) for prompt in prompts]
     while engine.step():

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from llm.generation.engine import Continuation, Engine, FinishReason
-from llm.generation.sampling import Sampling
 from llm.generation.stream import TextStream
 from llm.model import GPT
 
@@ -72,8 +71,7 @@ def continue_text(
         UserError: at the call, when the prompt does not fit or a setting is out of range.
     """
     ids, first_ids, start = _heal(tokenizer, prompt)
-    capacity = max(1, len(ids) + max_new_tokens - 1)
-    engine = Engine(model, Sampling(**sampling), capacity=capacity, stop_ids={tokenizer.end_of_text})
+    engine = Engine.for_prompts(model, [ids], max_new_tokens, stop_ids={tokenizer.end_of_text}, **sampling)
     stream = TextStream(tokenizer, stop, start)
     (text,) = engine.submit(ids, max_new_tokens, seed=seed, first_ids=first_ids)
     return _stream(engine, text, stream)
@@ -123,14 +121,15 @@ def continue_texts(
         UserError: at the call, when a prompt does not fit or a setting is out of range.
     """
     healed = [_heal(tokenizer, prompt) for prompt in prompts]
-    longest = max((len(ids) for ids, _, _ in healed), default=1)
-    engine = Engine(
+    engine = Engine.for_prompts(
         model,
-        Sampling(**sampling),
-        batch_size=min(batch_size, max(1, len(prompts) * n_samples)),
-        capacity=max(1, longest + max_new_tokens - 1),
+        [ids for ids, _, _ in healed],
+        max_new_tokens,
+        n_samples=n_samples,
+        batch_size=batch_size,
         stop_ids={tokenizer.end_of_text},
         logprobs=logprobs,
+        **sampling,
     )
     places: dict[Continuation, _Place] = {}
     for number, (ids, first_ids, start) in enumerate(healed):

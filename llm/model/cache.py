@@ -1,5 +1,6 @@
 """KVCache: the keys and values of the tokens that a model has already read."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Self
 
@@ -108,7 +109,7 @@ def _angles_of(config: GPTConfig, length: int, device: torch.device | str) -> An
     return rotary_angles(positions, 1, config.head_dim, config.rope_theta, config.rope_scaling)
 
 
-class Appending:
+class Appending(ABC):
     """Where the tokens of one forward pass go, the same in every layer.
 
     Attributes:
@@ -137,9 +138,9 @@ class Appending:
         """
         return self._put(self.store[layer, 0], keys), self._put(self.store[layer, 1], values)
 
+    @abstractmethod
     def _put(self, held: Tensor, new: Tensor) -> Tensor:
         """Store `new` [B, T, H, D] in `held` [B, H, S, D]; what the new tokens may look at, [B, S, H, D]."""
-        raise NotImplementedError
 
 
 class _EvenRows(Appending):

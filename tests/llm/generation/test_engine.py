@@ -5,23 +5,17 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.models import random_model
 
 from llm.errors import UserError
 from llm.generation import Engine, Sampling, generate, generate_batch
-from llm.model import GPT, GPTConfig
+from llm.model import GPT
 
 CONTEXT, VOCAB = 16, 40
 
 
 def build(**change: object) -> GPT:
-    model = GPT(GPTConfig(vocab_size=VOCAB, context_length=CONTEXT, n_layers=2, d_model=32, n_heads=4, **change))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) / 9).mul_(
-                3
-            )  # far from uniform, so that a wrong token shows
-    return model
+    return random_model(3.0, vocab_size=VOCAB, context_length=CONTEXT, **change)
 
 
 MODELS = {

@@ -5,6 +5,7 @@ import random
 
 import pytest
 import torch
+from support.models import random_model
 
 from llm.errors import UserError
 from llm.generation import Sampling, generate
@@ -14,14 +15,7 @@ CONTEXT = 16
 
 
 def build(**change: object) -> GPT:
-    model = GPT(GPTConfig(vocab_size=40, context_length=CONTEXT, n_layers=2, d_model=32, n_heads=4, **change))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) / 9).mul_(
-                3
-            )  # far from uniform, so that a wrong token shows
-    return model
+    return random_model(3.0, context_length=CONTEXT, **change)
 
 
 def without_cache(model: GPT, prompt: list[int], length: int, seed: int = 0, **sampling: float) -> list[int]:

@@ -2,20 +2,15 @@
 
 import pytest
 import torch
+from support.models import random_model
 
-from llm.model import GPT, GPTConfig, KVCache
+from llm.model import GPT, KVCache
 
 CONTEXT = 24
 
 
 def build(**change: object) -> GPT:
-    shape = {"vocab_size": 40, "context_length": CONTEXT, "n_layers": 2, "d_model": 32, "n_heads": 4, "n_kv_heads": 2}
-    model = GPT(GPTConfig(**{**shape, **change})).eval()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) / 9)
-    return model
+    return random_model(context_length=CONTEXT, n_kv_heads=2, **change).eval()
 
 
 def draw(rows: int, length: int) -> torch.Tensor:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.models import random_model
 
-from llm.model import GPT, GPTConfig, KVCache, fuse_projections
+from llm.model import GPT, KVCache, fuse_projections
 
-SHAPE = {"vocab_size": 40, "context_length": 24, "n_layers": 2, "d_model": 32, "n_heads": 4}
 VARIANTS = {
     "llama": {"n_kv_heads": 2},
     "qwen3": {"n_kv_heads": 1, "qk_norm": True, "head_dim": 12},
@@ -23,12 +23,7 @@ TOKENS = torch.randint(0, 40, (3, 24), generator=torch.Generator().manual_seed(0
 
 
 def build(name: str) -> GPT:
-    model = GPT(GPTConfig(**{**SHAPE, **VARIANTS[name]})).eval()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) / 9)
-    return model
+    return random_model(**VARIANTS[name]).eval()
 
 
 @pytest.mark.parametrize("name", VARIANTS)
