@@ -27,8 +27,9 @@ from typing import Any
 import torch
 from gpu_parity import parity_rows
 from gpu_rows import Row, attempt, failed, free_memory, seconds, show
-from gpu_training import SIZES, SMALL, training_rows, transformers_llama
+from gpu_training import SIZES, SMALL, training_rows
 from lightning.fabric.utilities.throughput import get_available_flops
+from peers import transformers_llama
 from rich.console import Console
 from torch import Tensor
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from gpu_parity import document_ids
 from gpu_rows import Row, attempt, free_memory, seconds
+from peers import their_loss, transformers_llama
 from torch import Tensor, nn
 
 from llm.model import GPT, GPTConfig
@@ -215,10 +216,6 @@ def whole_logits_loss(model: nn.Module, tokens: Tensor, targets: Tensor) -> Tens
     return nll / count
 
 
-def their_loss(model: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(model(tokens).logits.flatten(0, 1), targets.flatten())
-
-
 def litgpt_loss(model: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
 
@@ -232,25 +229,6 @@ def _documents(tokens: Tensor) -> Tensor:
     if key not in _DOCUMENTS:
         _DOCUMENTS[key] = document_ids(*tokens.shape).to(tokens.device)
     return _DOCUMENTS[key]
-
-
-def transformers_llama(config: GPTConfig) -> nn.Module:
-    import transformers
-
-    return transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.d_model,
-            intermediate_size=config.d_ff,
-            num_hidden_layers=config.n_layers,
-            num_attention_heads=config.n_heads,
-            num_key_value_heads=config.n_kv_heads,
-            max_position_embeddings=config.context_length,
-            rms_norm_eps=config.norm_eps,
-            use_cache=False,
-            attn_implementation="sdpa",
-        )
-    )
 
 
 def litgpt_llama(config: GPTConfig) -> nn.Module:

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import transformers
+from peers import their_loss, transformers_llama
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -102,17 +102,7 @@ def build_contestants(shape: dict[str, Any]) -> dict[str, tuple[GPTConfig, nn.Mo
     """Name → configuration, model, and its loss of (model, tokens, targets)."""
     llama = GPTConfig(**shape)
     gpt2 = GPTConfig.preset("gpt2-124m", **shape)
-    their_llama = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=llama.vocab_size,
-            hidden_size=llama.d_model,
-            intermediate_size=llama.d_ff,
-            num_hidden_layers=llama.n_layers,
-            num_attention_heads=llama.n_heads,
-            max_position_embeddings=llama.context_length,
-            use_cache=False,
-        )
-    )
+    their_llama = transformers_llama(llama)
     their_gpt2 = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
             vocab_size=gpt2.vocab_size,
@@ -142,10 +132,6 @@ def build_contestants(shape: dict[str, Any]) -> dict[str, tuple[GPTConfig, nn.Mo
 def our_loss(model: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
     nll, count = model(tokens, targets)
     return nll / count
-
-
-def their_loss(model: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(model(tokens).logits.flatten(0, 1), targets.flatten())
 
 
 def training_step(loss_of: Callable[..., Tensor], model: nn.Module) -> Step:
