@@ -8,6 +8,7 @@ sequence lie side by side in the next level. Probabilities are those of absolute
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 DISCOUNT = 0.8
@@ -179,5 +180,49 @@ class _Evidence:
 
     def features(self) -> Tensor:
         """float32 [B, T, order + 2]: one-hot of the length, log(1 + occurrences) / 5, distinct continuations of one."""
-        length = nn.functional.one_hot(self.longest, self.order).float()
+        length = F.one_hot(self.longest, self.order).float()
         return torch.cat([length, self.often.unsqueeze(-1), self.spread.unsqueeze(-1)], -1)
+
+
+class NGramMixture(nn.Module):
+    """The network's distribution and that of the counts, mixed by a gate: (1 - g) · network + g · counts.
+
+    The gate g is a logistic regression on the hidden state and on what the counts know of the context. In training
+    the counts are those without the token's own occurrence, which a text that was not counted never has.
+
+    Args:
+        vocab_size: number of ids.
+        d_model: of the hidden states.
+        sizes: distinct sequences of 2, 3, ... tokens.
+    """
+
+    def __init__(self, vocab_size: int, d_model: int, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.counts = NGramCounts(vocab_size, sizes)
+        self.gate = nn.Linear(d_model + self.counts.order + 2, 1)
+
+    def log_probability(
+        self, x: Tensor, logits: Tensor, tokens: Tensor, targets: Tensor, before: Tensor | None = None
+    ) -> Tensor:
+        """Of `targets` int64 [B, T] after `tokens`: float32 [B, T].
+
+        Args:
+            x: hidden states [B, T, d_model].
+            logits: the network's, [B, T, V].
+            tokens: int64 [B, T].
+            targets: negative ones have any value.
+            before: as in `NGramCounts.places`.
+        """
+        network = logits.float().log_softmax(-1).gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+        counted, evidence = self.counts.probability(tokens, targets, before, leave_out=self.training)
+        gate = self._gate(x, evidence)
+        return torch.logaddexp(F.logsigmoid(-gate) + network, F.logsigmoid(gate) + counted.log())
+
+    def log_distribution(self, x: Tensor, logits: Tensor, tokens: Tensor, before: Tensor | None = None) -> Tensor:
+        """Of every next token: float32 [B, T, V]; arguments as above."""
+        counted, evidence = self.counts.distribution(tokens, before)
+        gate = self._gate(x, evidence).unsqueeze(-1)
+        return torch.logaddexp(F.logsigmoid(-gate) + logits.float().log_softmax(-1), F.logsigmoid(gate) + counted.log())
+
+    def _gate(self, x: Tensor, evidence: Tensor) -> Tensor:
+        return self.gate(torch.cat([x, evidence.to(x.dtype)], -1)).squeeze(-1).float()

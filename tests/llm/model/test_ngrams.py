@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.model.ngrams import DISCOUNT, NGramCounts, count_ngrams
+from llm.model.ngrams import DISCOUNT, NGramCounts, NGramMixture, count_ngrams
 
 V = 5
 
@@ -78,3 +78,20 @@ def test_tokens_before_are_part_of_the_context(text: list[int], order: int) -> N
     rest, rest_known = counts.distribution(tokens[:, cut:], tokens[:, cut - (order - 2) : cut])
     torch.testing.assert_close(rest, whole[:, cut:])
     torch.testing.assert_close(rest_known, known[:, cut:])
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_mixture_is_a_distribution_and_its_gate_is_learnt(training: bool) -> None:
+    text = torch.randint(0, V, (60,), generator=torch.Generator().manual_seed(0))
+    mixture = NGramMixture(V, 6, [len(keys) for keys, _ in count_ngrams(text, 3, V)]).train(training)
+    mixture.counts.fill(text)
+    x, logits = torch.randn(1, 59, 6, requires_grad=True), torch.randn(1, 59, V)
+    tokens, targets = text[None, :-1], text[None, 1:]
+    single = mixture.log_probability(x, logits, tokens, targets)
+    whole = mixture.log_distribution(x, logits, tokens)
+    torch.testing.assert_close(whole.exp().sum(-1), torch.ones(1, 59))
+    equal = torch.allclose(single, whole.gather(-1, targets[..., None]).squeeze(-1), atol=1e-5)
+    assert equal is not training  # in training the own occurrence is left out
+    single.sum().backward()
+    assert mixture.gate.weight.grad.abs().sum() > 0
+    assert x.grad.abs().sum() > 0
