@@ -183,6 +183,10 @@ class PretrainDataModule(pl.LightningDataModule):
         """Pairs of successive tokens of train, int64 [2, N], and how often each comes, int64 [N]."""
         return count_bigrams(self.prepared.train)
 
+    def train_tokens(self) -> np.ndarray:
+        """All tokens of train, documents one after the other, each with its end: unsigned integers [N]."""
+        return self.prepared.train.tokens[:]
+
     # What Lightning calls.
 
     def prepare_data(self) -> None:

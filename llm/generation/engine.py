@@ -298,7 +298,7 @@ class Engine:
         view = self.cache.rows(first, first + len(prompts))
         view.clear()
         self.model.hidden(tokens.to(self.device), cache=view)
-        view.cut(lengths, [prompt[-1] if prompt else -1 for prompt in prompts])
+        view.cut(prompts)
         self.held[first : first + len(prompts)] = prompts
 
     def _in_common(self, held: list[int], read: list[int]) -> int:
@@ -310,7 +310,7 @@ class Engine:
     def _read(self, row: int, tokens: list[int], kept: int) -> None:
         """Fill a row with `tokens`, of which it holds the first `kept`."""
         view = self.cache.rows(row, row + 1)
-        view.cut([kept], [tokens[kept - 1] if kept else -1])
+        view.cut([tokens[:kept]])
         if kept < len(tokens):
             self.model.hidden(torch.tensor([tokens[kept:]], device=self.device), cache=view)
         self.held[row] = list(tokens)

@@ -28,8 +28,7 @@ class Documents:
 
     def __init__(self, ids: Tensor) -> None:
         self.ids = ids
-        self.first = torch.ones_like(ids, dtype=torch.bool)
-        self.first[:, 1:] = ids[:, 1:] != ids[:, :-1]
+        self.first = first_of_documents(ids)
         starts = self.first.flatten().nonzero().squeeze(1)
         self.starts = F.pad(starts, (0, 1), value=ids.numel()).int()
 
@@ -43,6 +42,13 @@ class Documents:
         """int64 [B, T]: the place of each token within its document, from 0."""
         places = torch.arange(self.ids.shape[1], device=self.ids.device).expand_as(self.ids)
         return places - torch.where(self.first, places, 0).cummax(1).values
+
+
+def first_of_documents(ids: Tensor) -> Tensor:
+    """Which tokens are the first of a document in their row, bool [B, T]; arguments as of `Documents`."""
+    first = torch.ones_like(ids, dtype=torch.bool)
+    first[:, 1:] = ids[:, 1:] != ids[:, :-1]
+    return first
 
 
 def attend(

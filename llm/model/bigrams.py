@@ -19,10 +19,10 @@ class BigramEmbedding(nn.Embedding):
     def forward(self, tokens: Tensor, before: Tensor | None = None, first: Tensor | None = None) -> Tensor:
         """Vectors [B, T, d_model] for `tokens` int64 [B, T].
 
-        `before` int64 [B, 1] stands before them, if anything does; nothing stands before those that `first`, bool
-        [B, T], marks.
+        The last of `before` int64 [B, 1 or more] stands before them, if anything does; nothing stands before those
+        that `first`, bool [B, T], marks.
         """
-        pad = torch.full_like(tokens[:, :1], -1) if before is None else before
+        pad = torch.full_like(tokens[:, :1], -1) if before is None else before[:, -1:]
         previous = torch.cat([pad, tokens[:, :-1]], 1)
         if first is not None:
             previous = previous.masked_fill(first, -1)

@@ -26,7 +26,7 @@ class KVCache:
 
     Attributes:
         lengths: int64 [batch_size], on the CPU: the tokens that each row holds.
-        last_tokens: int64 [batch_size, 1], the last of them, or -1.
+        last_tokens: int64 [batch_size, n_remembered of the config], the last of them, -1 where there are fewer.
         angles: RoPE's for every position [capacity, 1, head_dim], or None where there are none, or none that last.
     """
 
@@ -46,7 +46,7 @@ class KVCache:
         self._store = torch.zeros(shape, dtype=dtype, device=device)
         self.angles = _angles_of(config, self.capacity, device)
         self.lengths = torch.zeros(batch_size, dtype=torch.int64)
-        self.last_tokens = torch.full((batch_size, 1), -1, device=device)
+        self.last_tokens = torch.full((batch_size, config.n_remembered), -1, device=device)
 
     def rows(self, first: int, end: int) -> Self:
         """The rows from `first` up to `end`, as a cache that shares their memory."""
@@ -78,7 +78,7 @@ class KVCache:
             raise ValueError("rows that hold unequal numbers of tokens are read one token at a time")
         appending.before = self.last_tokens.clone()
         self.lengths += n_new
-        self.last_tokens.copy_(tokens[:, -1:])
+        self.last_tokens.copy_(torch.cat([self.last_tokens, tokens], 1)[:, n_new:])
         return appending
 
     def copy_row(self, source: int, target: int) -> None:
@@ -88,13 +88,15 @@ class KVCache:
         self.lengths[target] = self.lengths[source]
         self.last_tokens[target] = self.last_tokens[source]
 
-    def cut(self, lengths: Sequence[int], last_tokens: Sequence[int]) -> None:
-        """Keep of each row its first tokens: so many, the last of which is this one, or -1 if there is none.
+    def cut(self, kept: Sequence[Sequence[int]]) -> None:
+        """Keep of each row its first tokens, which are these.
 
         Nothing may have been overwritten yet, unless nothing is kept.
         """
-        self.lengths.copy_(torch.tensor(lengths))
-        self.last_tokens.copy_(torch.tensor(last_tokens).unsqueeze(1))
+        self.lengths.copy_(torch.tensor([len(tokens) for tokens in kept]))
+        width = self.last_tokens.shape[1]
+        last = [[-1] * (width - len(tokens)) + list(tokens[-width:]) for tokens in kept]
+        self.last_tokens.copy_(torch.tensor(last))
 
     def clear(self) -> None:
         """Forget every token; the memory stays for the next sequences."""
@@ -115,7 +117,7 @@ class Appending(ABC):
     Attributes:
         positions: int64 [T] or, where rows are uneven, [B, 1]: of the new tokens.
         longest: tokens of the longest row, the new ones included.
-        before: int64 [B, 1], the last token of each row before the new ones, or -1.
+        before: int64 [B, n_remembered], the last tokens of each row before the new ones, -1 where there are fewer.
         visible: bool [B, 1, 1, S], which of the S keys each row's one new token sees; None where the rule of `attend`
             holds.
     """

@@ -11,6 +11,7 @@ from llm.model.rope_scaling import RopeScaling
 
 # The default of a field that follows from the others: __post_init__ puts the value in, so readers always see an int.
 _DERIVED: Any = None
+LONGEST_NGRAM = 8  # longer sequences hardly ever come again, and each length takes memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,8 @@ class GPTConfig:
             None: off.
         bigram_rows: rows of a table that is added to the embedding, looked up by a hash of each token and the one
             before it (llm/model/bigrams.py). 0: none.
+        ngram_order: tokens of the longest sequences whose counts in the training text are mixed with what the network
+            predicts (llm/model/mixture.py). 0: none.
         tie_embeddings: the head's weight is the embedding's.
         dropout: probability, on the embedding, the attention weights and each residual branch (as in GPT-2).
         init: `gpt2` or `fan_in`; the formulas stand in llm/model/init.py.
@@ -89,6 +92,7 @@ class GPTConfig:
     qkv_bias: bool = _DERIVED
     logit_soft_cap: float | None = None
     bigram_rows: int = 0
+    ngram_order: int = 0
     tie_embeddings: bool = False
     dropout: float = 0.0
     init: Literal["gpt2", "fan_in"] = "fan_in"
@@ -141,6 +145,8 @@ class GPTConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be above 0")
         if self.bigram_rows < 0:
             raise ConfigError(f"bigram_rows is {self.bigram_rows}: it must be at least 0")
+        if self.ngram_order and not 2 <= self.ngram_order <= LONGEST_NGRAM:
+            raise ConfigError(f"ngram_order is {self.ngram_order}: it can be 2 to {LONGEST_NGRAM}, or 0 for none")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}: it is a probability, at least 0 and below 1")
         if not head_dim_given and self.d_model % self.n_heads:
@@ -208,6 +214,11 @@ class GPTConfig:
         """Every field as a primitive, derived ones included, so that a later change of a formula changes no model."""
         return dataclasses.asdict(self)
 
+    @property
+    def n_remembered(self) -> int:
+        """Tokens before a new one that the model looks at besides what its attention sees."""
+        return max(1, self.ngram_order - 2)
+
     # ---- sizes --------------------------------------------------------------------------------------------------
 
     @property
@@ -244,6 +255,8 @@ class GPTConfig:
             per_block += self.d_ff * (2 if self.feedforward == "swiglu" else 1) + self.d_model
         total = self.n_matmul_parameters + self.n_layers * (self._idle_parameters() + per_block) + norm
         total += self.bigram_rows * self.d_model
+        if self.ngram_order:
+            total += self.d_model + self.ngram_order + 3  # the gate; counts are no parameters
         if not self.tie_embeddings:
             total += self.vocab_size * self.d_model
         if self.position == "learned":

@@ -1,20 +1,21 @@
 """GPT: the one model class; its configuration makes it a GPT-2, a Llama or a Qwen3."""
 
-from typing import overload
+from typing import Literal, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm.model.attention import Attention
-from llm.model.attention_kernels import Documents
+from llm.model.attention_kernels import Documents, first_of_documents
 from llm.model.bigrams import BigramEmbedding
 from llm.model.cache import Appending, KVCache
 from llm.model.checkpointing import Checkpointing, run_block
 from llm.model.config import GPTConfig
 from llm.model.feedforward import dense_feedforward
 from llm.model.init import init_weights
-from llm.model.loss import head_and_loss, soft_cap
+from llm.model.loss import head_and_loss, soft_cap, token_losses
+from llm.model.mixture import NGramMixture
 from llm.model.moe import MixtureOfExperts
 from llm.model.norm import build_norm
 from llm.model.position import Angles, rotary_angles
@@ -77,6 +78,8 @@ class GPT(nn.Module):
             self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
             self.norm = build_norm(config)
             self.head = None if config.tie_embeddings else nn.Linear(config.d_model, config.vocab_size, bias=False)
+            order = config.ngram_order
+            self.ngrams = NGramMixture(config.vocab_size, config.d_model, order) if order else None
         if device.type != "meta":
             self.to_empty(device=device)
             self.init_weights(seed)
@@ -84,6 +87,8 @@ class GPT(nn.Module):
     def init_weights(self, seed: int = 0) -> None:
         """Draw the starting weights anew; the formulas stand in llm/model/init.py."""
         init_weights(self, self.config, seed)
+        if self.ngrams is not None:
+            self.ngrams.counts.reset()
 
     @overload
     def forward(
@@ -91,7 +96,14 @@ class GPT(nn.Module):
     ) -> Tensor: ...
 
     @overload
-    def forward(self, tokens: Tensor, targets: Tensor, *, documents: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
+    def forward(
+        self, tokens: Tensor, targets: Tensor, *, documents: Tensor | None = None, each: Literal[False] = False
+    ) -> tuple[Tensor, Tensor]: ...
+
+    @overload
+    def forward(
+        self, tokens: Tensor, targets: Tensor, *, documents: Tensor | None = None, each: Literal[True]
+    ) -> Tensor: ...
 
     def forward(
         self,
@@ -100,24 +112,33 @@ class GPT(nn.Module):
         *,
         cache: KVCache | None = None,
         documents: Tensor | None = None,
+        each: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits [B, T, vocab_size] of the token after each of `tokens` int64 [B, T].
+        """Logits [B, T, vocab_size] of the token after each of `tokens` int64 [B, T]; beside counts, log-probabilities.
 
         With `targets` int64 [B, T] (-100: none), what `next_token_loss` makes of those logits instead: their summed
         negative log-likelihood in nats and how many there are. Training asks this way, because the logits of a whole
-        batch, the largest tensor of all, are then never needed at once.
+        batch, the largest tensor of all, are then never needed at once. With `each` it is the negative log-likelihood
+        of each target, float32 [B, T], 0 where there is none.
 
         With a `cache`, `tokens` follow those that it holds, and it holds them too afterwards.
 
         With `documents`, integers [B, T] that number the documents packed into each row, no token sees another
         document, and positions begin anew in each. A cache holds one document a row, so the two exclude each other.
         """
+        before = None if cache is None or self.ngrams is None else cache.last_tokens.clone()
         x = self.hidden(tokens, cache=cache, documents=documents)
-        cap = self.config.logit_soft_cap
-        head = self.embedding if self.head is None else self.head
+        beside = None
+        if self.ngrams is not None:
+            first = None if documents is None else first_of_documents(documents)
+            beside = self.ngrams(x, tokens, targets, before, first)
+        weight, cap = (self.embedding if self.head is None else self.head).weight, self.config.logit_soft_cap
+        if targets is not None and not each:
+            return head_and_loss(x, weight, targets, cap, self.z_loss, beside)
+        logits = soft_cap(F.linear(x, weight), cap)  # B T V
         if targets is not None:
-            return head_and_loss(x, head.weight, targets, cap, self.z_loss)
-        return soft_cap(F.linear(x, head.weight), cap)  # B T V
+            return token_losses(logits, targets, beside)
+        return logits if beside is None else beside.mix(logits.log_softmax(-1, torch.float32))
 
     def hidden(self, tokens: Tensor, *, cache: KVCache | None = None, documents: Tensor | None = None) -> Tensor:
         """What the head makes logits of: [B, T, d_model], of the arguments of `forward`."""

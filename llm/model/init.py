@@ -1,7 +1,7 @@
 """The starting weights of a GPT, by formula.
 
-Matrices are drawn from a normal distribution with mean 0; norm weights start at one, biases and a table of bigrams at
-zero.
+Matrices are drawn from a normal distribution with mean 0; norm weights start at one, biases, a table of bigrams and
+the gate of counts at zero.
 
 `gpt2` (Radford et al. 2019, section 2.3, and their released code): std 0.02, and 0.02 / √(2 n_layers) for the matrices
 that write to the residual stream, of which there are two a layer, so that its variance does not grow with the depth.
@@ -57,7 +57,7 @@ def init_weights(model: nn.Module, config: GPTConfig, seed: int) -> None:
     So the weights depend neither on the order of construction nor on what drew random numbers before.
     """
     for name, parameter in model.named_parameters():
-        if name.endswith("bias") or name == "bigrams.weight":
+        if name.endswith("bias") or name in ("bigrams.weight", "ngrams.gate.weight"):
             parameter.zero_()
         elif parameter.ndim == 1:
             parameter.fill_(1.0)

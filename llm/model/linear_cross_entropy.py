@@ -21,6 +21,7 @@ def linear_cross_entropy(
     cap: float | None = None,
     z_loss: float = 0.0,
     dtype: torch.dtype | None = None,
+    other: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Summed cross entropy (nats) of the logits x @ weight.T, a chunk of rows at a time.
 
@@ -36,12 +37,14 @@ def linear_cross_entropy(
             section 5).
         dtype: in which the matrix products are made, those of x if None. The softmax, the loss and the sum over the
             chunks of the weight's gradient are in float32 where that is narrower.
+        other: float [N], the logarithm of what is added to the probability of each target before its own logarithm is
+            taken, as in a mixture.
 
     Returns:
         What is to be minimised, the cross entropy and the z-loss, and the cross entropy alone, which has no gradient.
     """
     with torch.autocast(x.device.type, enabled=False):
-        return _LinearCrossEntropy.apply(x, weight, targets, ignored, chunk, cap, z_loss, dtype or x.dtype)
+        return _LinearCrossEntropy.apply(x, weight, targets, ignored, chunk, cap, z_loss, dtype or x.dtype, other)
 
 
 class _LinearCrossEntropy(Function):
@@ -56,6 +59,7 @@ class _LinearCrossEntropy(Function):
         cap: float | None,
         z_loss: float,
         dtype: torch.dtype,
+        other: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(dtype, torch.float32)
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
@@ -65,6 +69,7 @@ class _LinearCrossEntropy(Function):
         if ctx.needs_input_grad[1]:
             grad_weight = torch.empty_like(weight) if in_place else torch.zeros_like(weight, dtype=wide)
         kept = targets != ignored
+        grad_other = None if other is None else torch.empty_like(other)
         columns = torch.where(kept, targets, 0).unsqueeze(1)
         mask = kept.to(wide).unsqueeze(1)
         head = weight.to(dtype)
@@ -85,18 +90,26 @@ class _LinearCrossEntropy(Function):
             else:
                 assert chosen is not None
                 logs = chosen - log_z
-            nll -= (logs * counted).sum()
             if z_loss:
                 assert chosen is not None
                 log_z = chosen - logs
                 penalty += z_loss * (log_z.square() * counted).sum()
+            share = None  # of each target's probability, what is the softmax's
+            if other is not None and grad_other is not None:
+                total = torch.logaddexp(logs, other[rows].unsqueeze(1).to(wide))
+                share, logs = (logs - total).exp_(), total
+                grad_other[rows] = ((share - 1) * counted).squeeze(1)
+            nll -= (logs * counted).sum()
             if grad_x is None and grad_weight is None:
                 continue
+            pull = 1 if share is None else share
             if z_loss:
                 assert log_z is not None
-                probabilities.mul_(1 + 2 * z_loss * log_z)
+                probabilities.mul_(pull + 2 * z_loss * log_z)
+            elif share is not None:
+                probabilities.mul_(share)
             # The gradient of a row's logits: its probabilities, less one at the target.
-            grad_logits = probabilities.scatter_add_(1, column, -counted)
+            grad_logits = probabilities.scatter_add_(1, column, -counted * pull)
             if not on_cpu or not kept[rows].all():
                 grad_logits.mul_(counted)
             if slope is not None:
@@ -108,15 +121,17 @@ class _LinearCrossEntropy(Function):
                 grad_weight.addmm_(grad_logits.t(), states, beta=float(start > 0))  # the first one overwrites
             elif grad_weight is not None:
                 grad_weight += grad_logits.t() @ states
-        ctx.save_for_backward(grad_x, None if grad_weight is None else grad_weight.to(weight.dtype))
+        ctx.save_for_backward(grad_x, None if grad_weight is None else grad_weight.to(weight.dtype), grad_other)
         ctx.mark_non_differentiable(nll)
         return nll + penalty, nll
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        grad_x, grad_weight = (None if kept is None else kept * grad.to(kept.dtype) for kept in ctx.saved_tensors)
-        return grad_x, grad_weight, None, None, None, None, None, None
+        grad_x, grad_weight, grad_other = (
+            None if kept is None else kept * grad.to(kept.dtype) for kept in ctx.saved_tensors
+        )
+        return grad_x, grad_weight, None, None, None, None, None, None, grad_other
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:

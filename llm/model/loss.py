@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llm.model.linear_cross_entropy import linear_cross_entropy
+from llm.model.mixture import Beside
 
 IGNORED = -100  # the target of a position that has none
 
@@ -27,10 +28,18 @@ def next_token_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         A float scalar (0 where there is no target), float32 or wider, and an int64 scalar.
     """
+    return token_losses(logits, targets).sum(), (targets != IGNORED).sum()
+
+
+def token_losses(logits: Tensor, targets: Tensor, beside: Beside | None = None) -> Tensor:
+    """Negative log-likelihood (nats) of each of `targets`, as above, 0 where there is none: [B, T], float32 or wider.
+
+    With `beside`, that of the mixture.
+    """
     # Summed in bfloat16, thousands of nats would be rounded to eight bits.
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
-    return nll, (targets != IGNORED).sum()
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, 1)
+    losses = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED, reduction="none").view_as(targets)
+    return losses if beside is None else -beside.mix(-losses) * (targets != IGNORED)
 
 
 def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
@@ -39,7 +48,12 @@ def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
 
 
 def head_and_loss(
-    x: Tensor, weight: Tensor, targets: Tensor, cap: float | None = None, z_loss: float = 0.0
+    x: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    cap: float | None = None,
+    z_loss: float = 0.0,
+    beside: Beside | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`next_token_loss` of the capped logits x @ weight.T, for x [B, T, d_model] and the head's weight [V, d_model].
 
@@ -48,16 +62,23 @@ def head_and_loss(
 
     A `z_loss` adds that weight times log²Z of every target (Chowdhery et al. 2022, PaLM, section 5) to what is
     differentiated, and nothing to the value, which so compares with that of any other run.
+
+    With `beside`, the likelihood is that of the mixture.
     """
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     rows = rows_at_once(device, weight.shape[0])
     exact = x.dtype == weight.dtype == dtype == torch.float32 and device == "cpu"  # there chunks are faster, too
     if not exact and (dtype == torch.float16 or targets.numel() <= rows):
-        return _from_logits(soft_cap(F.linear(x, weight), cap), targets, z_loss)
-    loss, nll = linear_cross_entropy(x.flatten(0, 1), weight, targets.flatten(), IGNORED, rows, cap, z_loss, dtype)
+        return _from_logits(soft_cap(F.linear(x, weight), cap), targets, z_loss, beside)
+    counted = None if beside is None else beside.counted.flatten()
+    loss, nll = linear_cross_entropy(
+        x.flatten(0, 1), weight, targets.flatten(), IGNORED, rows, cap, z_loss, dtype, counted
+    )
     if z_loss:
         loss = _with_value(loss, nll)
+    if beside is not None:
+        loss = loss - (beside.closed * (targets != IGNORED)).sum()
     return loss, (targets != IGNORED).sum()
 
 
@@ -66,8 +87,8 @@ def rows_at_once(device: str, vocab_size: int) -> int:
     return min(_CPU_ROWS, max(_FEWEST_CPU_ROWS, _CPU_LOGITS // vocab_size)) if device == "cpu" else _ROWS
 
 
-def _from_logits(logits: Tensor, targets: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
-    nll, count = next_token_loss(logits, targets)
+def _from_logits(logits: Tensor, targets: Tensor, z_loss: float, beside: Beside | None) -> tuple[Tensor, Tensor]:
+    nll, count = token_losses(logits, targets, beside).sum(), (targets != IGNORED).sum()
     if z_loss:
         log_z = logits.to(torch.promote_types(logits.dtype, torch.float32)).logsumexp(-1)
         nll = _with_value(nll + z_loss * (log_z.square() * (targets != IGNORED)).sum(), nll)

@@ -1,132 +1,164 @@
-"""Counts of the n-grams of the training text, as a language model that needs no training.
+"""Counts of the n-grams of the training text, as a language model that needs no training, beside the network.
 
-A trie in arrays: level k holds every distinct sequence of k tokens in lexical order, so that the continuations of one
+A trie in arrays: level n holds every distinct sequence of n tokens in lexical order, so that the continuations of one
 sequence lie side by side in the next level. Probabilities are those of absolute discounting (Ney, Essen & Kneser
 1994): every count gives `DISCOUNT` away, and what a context gives away goes to the context shorter by one token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 DISCOUNT = 0.8
-_SMOOTHING = 0.5  # occurrences that every single token is given
+SMOOTHING = 0.5  # occurrences that every single token is given besides its own
 
 
-def count_ngrams(tokens: Tensor, order: int, vocab_size: int) -> list[tuple[Tensor, Tensor]]:
-    """Count the sequences of 1 to `order` tokens in one text.
+def count_ngrams(tokens: np.ndarray, order: int, vocab_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Count the sequences of up to `order` tokens in one text, which is read as a ring: its end goes on at its start.
+
+    So every token begins a sequence of every length, and a sequence is continued as often as it occurs.
 
     Args:
-        tokens: int64 [N].
+        tokens: integers [N].
         order: tokens of the longest sequences, at least 2.
         vocab_size: ids are 0 to vocab_size - 1.
 
-    Returns:
+    Yields:
         For the lengths 2, 3, ... order: keys, int64 and ascending, each the place of the sequence without its last
-        token in the level before (of one token: its id) times vocab_size plus the last token; and counts int64.
+        token in the level before (of one token: its id) times vocab_size plus the last token; and counts int32.
     """
-    levels = []
-    places = tokens
-    for length in range(2, order + 1):
-        keys, inverse, counts = torch.unique(
-            places[: len(tokens) - length + 1] * vocab_size + tokens[length - 1 :],
-            return_inverse=True,
-            return_counts=True,
+    columns = _sorted_windows(tokens, order, vocab_size)
+    first, places = next(columns).astype(np.int64), None
+    changed = np.empty(len(first), bool)
+    changed[0], changed[1:] = True, first[1:] != first[:-1]
+    for column in columns:
+        parents = first if places is None else places
+        changed[1:] |= column[1:] != column[:-1]
+        starts = np.flatnonzero(changed)
+        yield (
+            parents[starts] * vocab_size + column[starts],
+            np.diff(starts, append=len(column)).astype(np.int32),
         )
-        levels.append((keys, counts))
-        places = inverse  # of the sequence that begins at each token
-    return levels
+        places = np.cumsum(changed) - 1
+
+
+def _sorted_windows(tokens: np.ndarray, order: int, vocab_size: int) -> Iterator[np.ndarray]:
+    """The `order` tokens from each one on, in lexical order: the first of all windows [N], the second of all, ..."""
+    ring = np.concatenate([tokens, np.resize(tokens, order - 1)]).astype(np.int64)
+    bits = max(1, (vocab_size - 1).bit_length())
+    a_word = 63 // bits  # tokens whose bits fit into one number
+    words = []
+    for start in range(0, order, a_word):
+        word = np.zeros(len(tokens), np.int64)
+        for place in range(start, min(start + a_word, order)):
+            word <<= bits
+            word |= ring[place : place + len(tokens)]
+        words.append(word)
+    if len(words) == 1:
+        words[0].sort()
+    else:
+        by = np.lexsort(words[::-1])
+        words = [word[by] for word in words]
+    for place in range(order):
+        last = min((place // a_word + 1) * a_word, order) - 1  # of its word
+        yield words[place // a_word] >> bits * (last - place) & (1 << bits) - 1
 
 
 class NGramCounts(nn.Module):
-    """The counts, and what they predict.
+    """The counts, and what they predict; none to begin with. A checkpoint brings its own, however many they are.
 
     Args:
         vocab_size: number of ids.
-        sizes: distinct sequences of 2, 3, ... tokens.
+        order: tokens of the longest sequences that are counted, at least 2.
     """
 
-    singles: Tensor
-
-    def __init__(self, vocab_size: int, sizes: Sequence[int]) -> None:
+    def __init__(self, vocab_size: int, order: int) -> None:
         super().__init__()
-        self.vocab_size, self.order = vocab_size, len(sizes) + 1
-        self.register_buffer("singles", torch.zeros(vocab_size))
-        before = vocab_size
-        for length, size in enumerate(sizes, 2):
-            self.register_buffer(f"keys_{length}", torch.zeros(size, dtype=torch.int64))
-            self.register_buffer(f"counts_{length}", torch.zeros(size, dtype=torch.int32))
-            # Where the continuations of each shorter sequence begin, and how many occurrences lie before them.
-            self.register_buffer(f"starts_{length}", torch.zeros(before + 1, dtype=torch.int64))
-            self.register_buffer(f"totals_{length}", torch.zeros(before + 1, dtype=torch.int64))
-            before = size
+        self.vocab_size, self.order = vocab_size, order
+        self.register_buffer("counts_1", torch.zeros(vocab_size, dtype=torch.int32))
+        for length in range(2, order + 1):
+            self.register_buffer(f"keys_{length}", torch.zeros(0, dtype=torch.int64))
+            self.register_buffer(f"counts_{length}", torch.zeros(0, dtype=torch.int32))
+            # Where the continuations of each sequence shorter by one begin, and where those of the last one end.
+            n_starts = vocab_size + 1 if length == 2 else 2
+            self.register_buffer(f"starts_{length}", torch.zeros(n_starts, dtype=torch.int32), persistent=False)
 
-    @torch.no_grad()
-    def fill(self, tokens: Tensor) -> None:
-        """Take the counts of a text int64 [N], of the sizes given."""
-        self.singles.copy_(torch.bincount(tokens, minlength=self.vocab_size).float().add_(_SMOOTHING))
-        before = self.vocab_size
+    def reset(self) -> None:
+        """Forget everything: a text of no tokens was counted."""
+        self._put("counts", 1, torch.zeros_like(self._level("counts", 1)))
+        for length in range(2, self.order + 1):
+            self._put("keys", length, self._level("keys", length)[:0])
+            self._put("counts", length, self._level("counts", length)[:0])
+        self._find_starts()
+
+    def fill(self, tokens: np.ndarray) -> None:
+        """Count a text, integers [N], in place of what was counted before."""
+        single = np.bincount(tokens, minlength=self.vocab_size).astype(np.int32)
+        self._put("counts", 1, torch.from_numpy(single))
         for length, (keys, counts) in enumerate(count_ngrams(tokens, self.order, self.vocab_size), 2):
-            starts = torch.searchsorted(keys, torch.arange(before + 1) * self.vocab_size)
-            ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-            self._level(length, "keys").copy_(keys)
-            self._level(length, "counts").copy_(counts)
-            self._level(length, "starts").copy_(starts)
-            self._level(length, "totals").copy_(ends[starts])
-            before = len(keys)
+            self._put("keys", length, torch.from_numpy(keys))
+            self._put("counts", length, torch.from_numpy(counts))
+        self._find_starts()
 
-    def _level(self, length: int, name: str) -> Tensor:
+    def __len__(self) -> int:
+        """The distinct sequences of two and more tokens."""
+        return sum(len(self._level("keys", length)) for length in range(2, self.order + 1))
+
+    def _level(self, name: str, length: int) -> Tensor:
         return self.get_buffer(f"{name}_{length}")
 
-    def places(self, tokens: Tensor, before: Tensor | None = None) -> list[Tensor]:
-        """Where the sequences that end at each of `tokens` int64 [B, T] stand; of 1, 2, ... order - 1 tokens.
+    def _put(self, name: str, length: int, values: Tensor) -> None:
+        setattr(self, f"{name}_{length}", values.to(self._level(name, length).device))
 
-        `before` int64 [B, order - 2] are the tokens before them, -1 for none. A place is -1 where the sequence was not
-        counted, or begins before the first token.
-        """
-        width = self.order - 2
-        if before is None:
-            before = tokens.new_full((len(tokens), width), -1)
-        whole = torch.cat([before, tokens], 1)
-        found = [whole]
-        for length in range(2, self.order):
-            shorter = torch.cat([whole.new_full((len(whole), 1), -1), found[-1][:, :-1]], 1)
-            found.append(self._continued(length, shorter, whole))
-        return [place[:, width:] for place in found]
+    def _find_starts(self) -> None:
+        for length in range(2, self.order + 1):
+            keys, n_before = self._level("keys", length), len(self._level("counts", length - 1))
+            parents = keys.div(self.vocab_size, rounding_mode="floor")
+            ends = torch.bincount(parents, minlength=n_before).cumsum(0)
+            starts = F.pad(ends, (1, 0 if n_before else 1))  # two values at least: any place can be asked for
+            setattr(self, f"starts_{length}", starts.to(torch.int32))  # where the keys are: a state may have moved them
 
-    def _continued(self, length: int, places: Tensor, tokens: Tensor) -> Tensor:
-        """The place in level `length` of the sequence at `places` in the one before, and then `tokens`; -1 for none."""
-        keys = self._level(length, "keys")
-        wanted = places * self.vocab_size + tokens
-        at = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
-        return torch.where((places >= 0) & (tokens >= 0) & (keys[at] == wanted), at, -1)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        for name, held in list(self._buffers.items()):
+            if prefix + name in state_dict and held is not None:
+                self._buffers[name] = torch.empty_like(state_dict[prefix + name], device=held.device)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+        self._find_starts()
 
     def probability(
-        self, tokens: Tensor, targets: Tensor, before: Tensor | None = None, *, leave_out: bool = False
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        before: Tensor | None = None,
+        first: Tensor | None = None,
+        *,
+        leave_out: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """How likely `targets` are after `tokens`, both int64 [B, T]; negative targets have any probability.
 
         Args:
             tokens: what is seen.
             targets: what comes.
-            before: as in `places`.
+            before: int64 [B, order - 2 or more], the tokens before them, -1 for none.
+            first: bool [B, T], where a document begins, which sees nothing of the one before.
             leave_out: count without this very occurrence of context and target, which is in the text that was counted.
 
         Returns:
-            float32 [B, T], above 0; and what is known of its context, float32 [B, T, order + 2] (see `_evidence`).
+            float32 [B, T], above 0; and what is known of its context, float32 [B, T, order + 2] (see `_Evidence`).
         """
         targets = targets.clamp(min=0)
-        probability = (self.singles / self.singles.sum())[targets]
-        contexts = self.places(tokens, before)
+        probability = self._single()[targets]
         evidence = _Evidence(self.order, tokens)
-        for length, context in enumerate(contexts, 2):
+        for length, context in enumerate(self._contexts(tokens, before, first), 2):
             total, distinct = self._continuations(length, context)
             at = self._continued(length, context, targets)
-            count = torch.where(at >= 0, self._level(length, "counts")[at], 0)
+            count = torch.where(at >= 0, self._at("counts", length, at), 0)
             if leave_out:
-                own = (at >= 0).long()
+                own = (at >= 0).int()
                 total, distinct, count = total - own, distinct - (own * (count == 1)), count - own
             seen, some = total > 0, total.clamp(min=1)
             mixed = ((count - DISCOUNT).clamp(min=0) + DISCOUNT * distinct * probability) / some
@@ -134,33 +166,69 @@ class NGramCounts(nn.Module):
             evidence.add(seen, total, distinct)
         return probability, evidence.features()
 
-    def _continuations(self, length: int, context: Tensor) -> tuple[Tensor, Tensor]:
-        """How often each context goes on, and by how many distinct tokens; 0 where it was not counted."""
-        known, at = context >= 0, context.clamp(min=0)
-        totals, starts = self._level(length, "totals"), self._level(length, "starts")
-        total = torch.where(known, totals[at + 1] - totals[at], 0)
-        return total, torch.where(known, starts[at + 1] - starts[at], 0)
-
-    def distribution(self, tokens: Tensor, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def distribution(
+        self, tokens: Tensor, before: Tensor | None = None, first: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The probability of every next token, float32 [B, T, V], and what `probability` tells of the context."""
-        single = self.singles / self.singles.sum()
         shape = (*tokens.shape, self.vocab_size)
-        probability = single.expand(shape).reshape(-1, self.vocab_size)  # B·T V
+        probability = self._single().expand(shape).reshape(-1, self.vocab_size)  # B·T V
         evidence = _Evidence(self.order, tokens)
-        for length, context in enumerate(self.places(tokens, before), 2):
+        for length, context in enumerate(self._contexts(tokens, before, first), 2):
             total, distinct = self._continuations(length, context)
             seen, some = total > 0, total.clamp(min=1)
             kept = torch.where(seen, DISCOUNT * distinct / some, 1.0)
             probability = probability * kept.view(-1, 1)
             # Every continuation of every context: row by row, those that lie between the row's two starts.
-            sizes = distinct.flatten()
+            sizes = distinct.flatten().long()
             row = torch.repeat_interleave(torch.arange(len(sizes), device=sizes.device), sizes)
             offset = torch.arange(len(row), device=sizes.device) - (sizes.cumsum(0) - sizes)[row]
-            at = self._level(length, "starts")[context.flatten().clamp(min=0)][row] + offset
-            share = (self._level(length, "counts")[at] - DISCOUNT) / some.flatten()[row]
-            probability.index_put_((row, self._level(length, "keys")[at] % self.vocab_size), share, accumulate=True)
+            at = self._level("starts", length)[context.flatten().clamp(min=0)[row]] + offset
+            share = (self._level("counts", length)[at] - DISCOUNT) / some.flatten()[row]
+            probability.index_put_((row, self._level("keys", length)[at] % self.vocab_size), share, accumulate=True)
             evidence.add(seen, total, distinct)
         return probability.view(shape), evidence.features()
+
+    def _single(self) -> Tensor:
+        """The share of each token in the text, float32 [V]."""
+        smoothed = self._level("counts", 1).float() + SMOOTHING
+        return smoothed / smoothed.sum()
+
+    def _contexts(self, tokens: Tensor, before: Tensor | None, first: Tensor | None) -> list[Tensor]:
+        """Where the sequences of 1, 2, ... order - 1 tokens that end at each of `tokens` stand in their levels.
+
+        -1 where the sequence was not counted, or begins before the first token there is.
+        """
+        width = self.order - 2
+        if before is None:
+            before = tokens.new_full((len(tokens), width), -1)
+        whole = torch.cat([before[:, before.shape[1] - width :], tokens], 1)
+        begins = None if first is None else F.pad(first, (width, 0))
+        found = [whole]
+        for length in range(2, self.order):
+            shorter = F.pad(found[-1][:, :-1], (1, 0), value=-1)
+            if begins is not None:
+                shorter = shorter.masked_fill(begins, -1)
+            found.append(self._continued(length, shorter, whole))
+        return [places[:, width:] for places in found]
+
+    def _continued(self, length: int, places: Tensor, tokens: Tensor) -> Tensor:
+        """The place in level `length` of the sequence at `places` in the one before, and then `tokens`; -1 for none."""
+        keys = self._level("keys", length)
+        wanted = places * self.vocab_size + tokens
+        at = torch.searchsorted(keys, wanted)
+        return torch.where((places >= 0) & (tokens >= 0) & (self._at("keys", length, at) == wanted), at, -1)
+
+    def _at(self, name: str, length: int, places: Tensor) -> Tensor:
+        """The values at `places`, of which those out of range give any value, or -1 if there is none at all."""
+        values = self._level(name, length)
+        return values[places.clamp(0, len(values) - 1)] if len(values) else torch.full_like(places, -1)
+
+    def _continuations(self, length: int, context: Tensor) -> tuple[Tensor, Tensor]:
+        """How often each context occurs, and by how many distinct tokens it goes on; 0 where it was not counted."""
+        known, at = context >= 0, context.clamp(min=0)
+        starts = self._level("starts", length)
+        total = torch.where(known, self._at("counts", length - 1, at), 0)
+        return total, torch.where(known, starts[at + 1] - starts[at], 0)
 
 
 class _Evidence:
@@ -182,47 +250,3 @@ class _Evidence:
         """float32 [B, T, order + 2]: one-hot of the length, log(1 + occurrences) / 5, distinct continuations of one."""
         length = F.one_hot(self.longest, self.order).float()
         return torch.cat([length, self.often.unsqueeze(-1), self.spread.unsqueeze(-1)], -1)
-
-
-class NGramMixture(nn.Module):
-    """The network's distribution and that of the counts, mixed by a gate: (1 - g) · network + g · counts.
-
-    The gate g is a logistic regression on the hidden state and on what the counts know of the context. In training
-    the counts are those without the token's own occurrence, which a text that was not counted never has.
-
-    Args:
-        vocab_size: number of ids.
-        d_model: of the hidden states.
-        sizes: distinct sequences of 2, 3, ... tokens.
-    """
-
-    def __init__(self, vocab_size: int, d_model: int, sizes: Sequence[int]) -> None:
-        super().__init__()
-        self.counts = NGramCounts(vocab_size, sizes)
-        self.gate = nn.Linear(d_model + self.counts.order + 2, 1)
-
-    def log_probability(
-        self, x: Tensor, logits: Tensor, tokens: Tensor, targets: Tensor, before: Tensor | None = None
-    ) -> Tensor:
-        """Of `targets` int64 [B, T] after `tokens`: float32 [B, T].
-
-        Args:
-            x: hidden states [B, T, d_model].
-            logits: the network's, [B, T, V].
-            tokens: int64 [B, T].
-            targets: negative ones have any value.
-            before: as in `NGramCounts.places`.
-        """
-        network = logits.float().log_softmax(-1).gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-        counted, evidence = self.counts.probability(tokens, targets, before, leave_out=self.training)
-        gate = self._gate(x, evidence)
-        return torch.logaddexp(F.logsigmoid(-gate) + network, F.logsigmoid(gate) + counted.log())
-
-    def log_distribution(self, x: Tensor, logits: Tensor, tokens: Tensor, before: Tensor | None = None) -> Tensor:
-        """Of every next token: float32 [B, T, V]; arguments as above."""
-        counted, evidence = self.counts.distribution(tokens, before)
-        gate = self._gate(x, evidence).unsqueeze(-1)
-        return torch.logaddexp(F.logsigmoid(-gate) + logits.float().log_softmax(-1), F.logsigmoid(gate) + counted.log())
-
-    def _gate(self, x: Tensor, evidence: Tensor) -> Tensor:
-        return self.gate(torch.cat([x, evidence.to(x.dtype)], -1)).squeeze(-1).float()

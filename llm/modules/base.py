@@ -281,13 +281,14 @@ class LanguageModule(L.LightningModule):
 
     def score(self, batch: dict[str, Tensor]) -> Tensor:
         """Negative log-likelihood in nats of each target, float32 [B, T]; 0 where there is none."""
+        assert self.model is not None
         tokens, targets, documents = batch["tokens"], batch["targets"], batch.get("documents")
         at_once = max(1, LARGEST_SCORED // (tokens.shape[1] * self.config.vocab_size))
         scores = []
         for first in range(0, len(tokens), at_once):
             rows = slice(first, first + at_once)
-            logits = self(tokens[rows], None if documents is None else documents[rows])
-            scores.append(nn.functional.cross_entropy(logits.float().mT, targets[rows], reduction="none"))
+            packed = None if documents is None else documents[rows]
+            scores.append(self.model(tokens[rows], targets[rows], documents=packed, each=True))
         return torch.cat(scores)
 
     # ---- use ----------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """PretrainModule: a GPT that learns to predict the next token of running text."""
 
+import logging
 from typing import Any
 
 import torch
@@ -10,6 +11,10 @@ from llm.errors import UserError
 from llm.model import ConfigError
 from llm.model.spectral import check_spectral_start, start_as_bigrams
 from llm.modules.base import LanguageModule
+
+log = logging.getLogger(__name__)
+
+MOST_COUNTED = 2**24  # tokens; their sequences take about 20 bytes a token in memory, and in a checkpoint
 
 
 class PretrainModule(LanguageModule):
@@ -23,7 +28,8 @@ class PretrainModule(LanguageModule):
         short_share: share of the steps that see the short context.
         spectral_init: start the embedding and the head as the bigrams of the training text, which the data module must
             count (llm/model/spectral.py). The first loss is then far below ln(vocab_size).
-        settings: those of LanguageModule.
+        settings: those of LanguageModule. With `gpt.ngram_order` the whole training text is counted before the first
+            step (llm/model/ngrams.py); the counts become part of the model and of its checkpoints.
     """
 
     def __init__(
@@ -41,11 +47,17 @@ class PretrainModule(LanguageModule):
             raise UserError(f"model.short_context is {short_context}: it must divide the context of {length}")
 
     def configure_model(self) -> None:
-        """As in LanguageModule; a new run may start as bigrams."""
+        """As in LanguageModule; for a new run the training text is counted, where its settings ask for that."""
         new = self.model is None
         super().configure_model()
-        if not (new and self.hparams["spectral_init"] and self.trainer.state.fn == TrainerFn.FITTING):
+        if not new or self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
+        if self.hparams["spectral_init"]:
+            self._start_as_bigrams()
+        if self.config.ngram_order:
+            self._count_ngrams()
+
+    def _start_as_bigrams(self) -> None:
         assert self.model is not None
         try:
             check_spectral_start(self.config)
@@ -53,6 +65,21 @@ class PretrainModule(LanguageModule):
             raise UserError(f"model.spectral_init: {error}") from error
         pairs, counts = self.trainer.datamodule.count_bigrams()  # type: ignore[attr-defined]
         start_as_bigrams(self.model, torch.from_numpy(pairs), torch.from_numpy(counts))
+
+    def _count_ngrams(self) -> None:
+        assert self.model is not None
+        assert self.model.ngrams is not None
+        tokens = self.trainer.datamodule.train_tokens()  # type: ignore[attr-defined]
+        if len(tokens) > MOST_COUNTED:
+            raise UserError(
+                f"gpt.ngram_order counts texts of up to {MOST_COUNTED:,} tokens, and the training text has "
+                f"{len(tokens):,}: set gpt.ngram_order to 0"
+            )
+        counts = self.model.ngrams.counts
+        counts.fill(tokens)
+        # Every rank has counted the same text; ddp would send the counts around in every step.
+        self._ddp_params_and_buffers_to_ignore = [f"model.ngrams.counts.{name}" for name, _ in counts.named_buffers()]
+        log.info("counted: %s sequences of 2 to %d tokens", f"{len(counts):,}", self.config.ngram_order)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Σ nll of one micro-batch, scaled so that the step's gradient is the mean over its targets."""

@@ -14,7 +14,7 @@ def parameter_role(name: str, parameter: nn.Parameter) -> Role:
 
     `embedding`: token, position and bigram tables (a tied head is the token table). `head`: an untied output
     projection. `matrix`: every other weight of two dimensions: those inside the blocks; and the stacked matrices of
-    experts. `scalar`: norm weights and biases.
+    experts. `scalar`: norm weights, biases, and the gate of counts, which gives one number.
 
     Raises:
         ValueError: for any other parameter of three or more dimensions, which no role fits.
@@ -24,7 +24,7 @@ def parameter_role(name: str, parameter: nn.Parameter) -> Role:
         return "matrix"
     if parameter.ndim > 2:
         raise ValueError(f"{name} has shape {tuple(parameter.shape)}; parameters of a GPT have one or two dimensions")
-    if parameter.ndim < 2:
+    if parameter.ndim < 2 or name.endswith("ngrams.gate.weight"):
         return "scalar"
     if owner in ("embedding", "position_embedding", "bigrams"):
         return "embedding"

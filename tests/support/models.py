@@ -1,5 +1,6 @@
 """Small models whose weights are random and far from their start."""
 
+import numpy as np
 import torch
 
 from llm.model import GPT, GPTConfig
@@ -10,6 +11,7 @@ SHAPE = {"vocab_size": 40, "context_length": 24, "n_layers": 2, "d_model": 32, "
 def random_model(gain: float = 1.0, **change: object) -> GPT:
     """A model in which tables and residual branches that begin at zero count too, the same for the same arguments.
 
+    Its counts of n-grams, where it has some, are those of a text in which low ids come often.
     With a `gain` of 3 its likeliest token leads by so much that a wrong one shows.
     """
     model = GPT(GPTConfig(**{**SHAPE, **change}))
@@ -17,4 +19,7 @@ def random_model(gain: float = 1.0, **change: object) -> GPT:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) / 9).mul_(gain)
+    if model.ngrams is not None:
+        draws = np.random.default_rng(0).random(400)
+        model.ngrams.counts.fill((draws**4 * model.config.vocab_size).astype(np.uint16))
     return model

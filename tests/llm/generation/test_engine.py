@@ -23,6 +23,7 @@ MODELS = {
     "learned positions": {"position": "learned", "n_kv_heads": 2},
     "window": {"sliding_window": 5, "n_kv_heads": 1},
     "bigrams": {"bigram_rows": 64},
+    "n-grams": {"ngram_order": 4},
     "dynamic": {"rope_scaling": {"type": "dynamic", "factor": 4.0, "original_context_length": 6}},
 }
 PROMPTS = [list(range(length)) for length in (1, 5, 15, 16, 3, 3, 9)]
@@ -51,7 +52,7 @@ def test_a_text_is_what_it_is_alone(name: str, sampling: dict[str, float]) -> No
     st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=CONTEXT), min_size=1, max_size=6),  # many begin alike
     st.integers(1, 4),
     st.lists(st.integers(1, 30), min_size=6, max_size=6),
-    st.sampled_from([{"sliding_window": 7}, {"bigram_rows": 64}]),
+    st.sampled_from([{"sliding_window": 7}, {"bigram_rows": 64}, {"ngram_order": 5}]),
 )
 def test_texts_of_any_length_in_any_number_of_rows(
     prompts: list[list[int]], rows: int, lengths: list[int], change: dict[str, int]

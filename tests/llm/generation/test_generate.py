@@ -36,6 +36,7 @@ CHANGES = [
     {"position": "learned", "n_kv_heads": 2, "tie_embeddings": True},
     {"sliding_window": 5},
     {"bigram_rows": 64},
+    {"ngram_order": 4},
 ]
 
 

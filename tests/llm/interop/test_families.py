@@ -137,6 +137,7 @@ UNKNOWN_THERE = [
     ({"feedforward": "relu2"}, "feedforward 'relu2'"),
     ({"logit_soft_cap": 15.0}, "logit_soft_cap 15.0"),
     ({"bigram_rows": 64}, "bigram_rows 64"),
+    ({"ngram_order": 3}, "ngram_order 3"),
     ({"n_experts": 4}, "router 'sigmoid'"),
     ({"n_experts": 4, "router": "softmax", "d_shared": 8}, "d_shared 8"),
     ({"qk_norm": True, "bias": True}, "qk_norm True"),

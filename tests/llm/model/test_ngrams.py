@@ -2,49 +2,62 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.model.ngrams import DISCOUNT, NGramCounts, NGramMixture, count_ngrams
+from llm.model.ngrams import DISCOUNT, SMOOTHING, NGramCounts, count_ngrams
 
 V = 5
 
 
 def build(text: list[int], order: int) -> NGramCounts:
-    tokens = torch.tensor(text)
-    counts = NGramCounts(V, [len(keys) for keys, _ in count_ngrams(tokens, order, V)])
-    counts.fill(tokens)
+    counts = NGramCounts(V, order)
+    counts.fill(np.array(text, np.uint16))
     return counts
 
 
-def by_hand(text: list[int], context: list[int], target: int, order: int, left_out: Counter | None = None) -> float:
-    """The recursion as it stands in the paper, with a Counter of n-grams; `left_out` are taken away from it."""
-    grams = Counter(tuple(text[i : i + n]) for n in range(2, order + 1) for i in range(len(text) - n + 1))
-    grams.subtract(left_out or {})
-    singles = Counter(text)
-    probability = (singles[target] + 0.5) / (len(text) + 0.5 * V)
-    for n in range(2, order + 1):
-        if len(context) < n - 1:
-            break
-        seen = {
-            gram: count
-            for gram, count in grams.items()
-            if gram[:-1] == tuple(context[1 - n :]) and count > 0 and len(gram) == n
-        }
-        total = sum(seen.values())
-        if total:
-            own = seen.get((*context[1 - n :], target), 0)
-            probability = (max(own - DISCOUNT, 0) + DISCOUNT * len(seen) * probability) / total
+def ring(text: list[int], length: int) -> Counter[tuple[int, ...]]:
+    """The sequences of `length` tokens in a text whose end goes on at its start."""
+    around = text * (1 + length)
+    return Counter(tuple(around[i : i + length]) for i in range(len(text)))
+
+
+def by_hand(text: list[int], context: list[int], target: int, order: int, *, without: bool = False) -> float:
+    """The recursion as it stands in the paper, with a Counter; `without` one occurrence of context and target."""
+    probability = (Counter(text)[target] + SMOOTHING) / (len(text) + SMOOTHING * V)
+    for length in range(2, min(order, len(context) + 1) + 1):
+        grams, end = ring(text, length), tuple(context[1 - length :])
+        if without and grams[*end, target]:
+            grams[*end, target] -= 1
+        seen = [count for gram, count in grams.items() if gram[:-1] == end and count > 0]
+        if seen:
+            given_away = DISCOUNT * len(seen) * probability
+            probability = (max(grams[*end, target] - DISCOUNT, 0) + given_away) / sum(seen)
     return probability
 
 
-texts = st.lists(st.integers(0, V - 1), min_size=8, max_size=40)
+texts = st.lists(st.integers(0, V - 1), min_size=1, max_size=40)
+orders = st.integers(2, 5)
 
 
 @settings(deadline=None, max_examples=60)
-@given(texts, st.lists(st.integers(0, V - 1), min_size=1, max_size=8), st.integers(2, 4))
+@given(texts, st.sampled_from([V, 2**15, 2**20]), st.integers(2, 8))  # of 20 bits, 3 tokens are a number
+def test_every_sequence_is_counted(text: list[int], vocab_size: int, order: int) -> None:
+    scale = vocab_size // V  # high ids, too
+    spread = [token * scale for token in text]
+    parents = {(token,): token for token in range(vocab_size)} if vocab_size == V else {(t,): t for t in spread}
+    for length, (keys, counts) in enumerate(count_ngrams(np.array(spread), order, vocab_size), 2):
+        grams = sorted(ring(spread, length).items())
+        assert keys.tolist() == [parents[gram[:-1]] * vocab_size + gram[-1] for gram, _ in grams]
+        assert counts.tolist() == [count for _, count in grams]
+        parents = {gram: place for place, (gram, _) in enumerate(grams)}
+
+
+@settings(deadline=None, max_examples=60)
+@given(texts, st.lists(st.integers(0, V - 1), min_size=1, max_size=8), orders)
 def test_probabilities_are_those_by_hand(text: list[int], seen: list[int], order: int) -> None:
     counts = build(text, order)
     whole, _ = counts.distribution(torch.tensor([seen]))
@@ -58,40 +71,60 @@ def test_probabilities_are_those_by_hand(text: list[int], seen: list[int], order
 
 
 @settings(deadline=None, max_examples=40)
-@given(texts, st.integers(2, 4))
+@given(texts, orders)
 def test_an_occurrence_that_is_left_out_was_never_counted(text: list[int], order: int) -> None:
-    counts = build(text, order)
-    tokens, targets = torch.tensor([text[:-1]]), torch.tensor([text[1:]])
-    probability, _ = counts.probability(tokens, targets, leave_out=True)
-    for place in range(len(text) - 1):
-        gone = Counter(tuple(text[place + 2 - n : place + 2]) for n in range(2, min(order, place + 2) + 1))
-        expected = by_hand(text, text[: place + 1], text[place + 1], order, gone)
+    tokens, targets = torch.tensor([text]), torch.tensor([[*text[1:], text[0]]])
+    probability, _ = build(text, order).probability(tokens, targets, leave_out=True)
+    for place in range(len(text)):
+        expected = by_hand(text, text[: place + 1], targets[0, place].item(), order, without=True)
         assert probability[0, place].item() == pytest.approx(expected, rel=1e-5)
 
 
-@given(texts, st.integers(3, 4))
-def test_tokens_before_are_part_of_the_context(text: list[int], order: int) -> None:
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(0, V - 1), min_size=8, max_size=40), orders, st.integers(0, 2))
+def test_tokens_before_are_part_of_the_context(text: list[int], order: int, more: int) -> None:
+    counts, tokens, cut = build(text, order), torch.tensor([text]), 5
+    before = tokens[:, max(0, cut - (order - 2) - more) : cut]
+    rest = counts.distribution(tokens[:, cut:], before)
+    torch.testing.assert_close(rest, tuple(whole[:, cut:] for whole in counts.distribution(tokens)))
+
+
+@settings(deadline=None, max_examples=40)
+@given(texts, st.lists(st.lists(st.integers(0, V - 1), min_size=1, max_size=6), min_size=1, max_size=4), orders)
+def test_documents_see_nothing_of_each_other(text: list[int], documents: list[list[int]], order: int) -> None:
     counts = build(text, order)
-    tokens = torch.tensor([text])
-    whole, known = counts.distribution(tokens)
-    cut = 5
-    rest, rest_known = counts.distribution(tokens[:, cut:], tokens[:, cut - (order - 2) : cut])
-    torch.testing.assert_close(rest, whole[:, cut:])
-    torch.testing.assert_close(rest_known, known[:, cut:])
+    first = [[place == 0 for document in documents for place in range(len(document))]]
+    packed = counts.distribution(
+        torch.tensor([[token for document in documents for token in document]]), None, torch.tensor(first)
+    )
+    alone = [counts.distribution(torch.tensor([document])) for document in documents]
+    torch.testing.assert_close(packed, tuple(torch.cat(parts, 1) for parts in zip(*alone, strict=True)))
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_the_mixture_is_a_distribution_and_its_gate_is_learnt(training: bool) -> None:
-    text = torch.randint(0, V, (60,), generator=torch.Generator().manual_seed(0))
-    mixture = NGramMixture(V, 6, [len(keys) for keys, _ in count_ngrams(text, 3, V)]).train(training)
-    mixture.counts.fill(text)
-    x, logits = torch.randn(1, 59, 6, requires_grad=True), torch.randn(1, 59, V)
-    tokens, targets = text[None, :-1], text[None, 1:]
-    single = mixture.log_probability(x, logits, tokens, targets)
-    whole = mixture.log_distribution(x, logits, tokens)
-    torch.testing.assert_close(whole.exp().sum(-1), torch.ones(1, 59))
-    equal = torch.allclose(single, whole.gather(-1, targets[..., None]).squeeze(-1), atol=1e-5)
-    assert equal is not training  # in training the own occurrence is left out
-    single.sum().backward()
-    assert mixture.gate.weight.grad.abs().sum() > 0
-    assert x.grad.abs().sum() > 0
+def test_nothing_counted_is_a_uniform_guess() -> None:
+    counts = NGramCounts(V, 4)
+    for _ in range(2):
+        whole, known = counts.distribution(torch.tensor([[1, 2, 3]]))
+        torch.testing.assert_close(whole, torch.full((1, 3, V), 1 / V))
+        assert known[0].tolist() == [[1, 0, 0, 0, 0, 0]] * 3
+        assert len(counts) == 0
+        counts.fill(np.array([1, 2, 3, 3]))
+        assert len(counts) == 4 * 3
+        counts.reset()
+
+
+@pytest.mark.parametrize("assign", [True, False])
+def test_a_state_brings_its_own_sizes(assign: bool) -> None:
+    source, target = build([1, 2, 3, 1, 2, 4], 4), build([0, 1], 4)
+    with torch.device("meta" if assign else "cpu"):
+        target = NGramCounts(V, 4) if assign else target
+    target.load_state_dict(source.state_dict(), assign=assign)
+    tokens = torch.tensor([[1, 2, 3, 4, 0]])
+    torch.testing.assert_close(target.distribution(tokens), source.distribution(tokens))
+    assert not any(name.startswith("starts") for name in source.state_dict())  # they follow from the others
+
+
+def test_no_cast_touches_a_count() -> None:
+    counts, tokens = build([1, 2, 3, 1, 2, 4] * 99, 4), torch.tensor([[1, 2, 3]])
+    before = counts.distribution(tokens)
+    torch.testing.assert_close(counts.bfloat16().distribution(tokens), before, rtol=0, atol=0)
