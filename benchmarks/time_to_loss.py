@@ -8,13 +8,14 @@ untied, AdamW, cosine); C, configs/recipe/portable.yaml; D, configs/recipe/faste
 the other.
 
 Each recipe trains once for each budget of its ladder, with its schedule made for that budget. What is timed: making the
-first weights (C and D count bigrams for theirs), and all steps; start-up and scoring are not. The score is that of the
+first weights (C and D count the training text for theirs), and all steps; start-up and scoring are not. The score is that of the
 held-out documents with odd numbers; those with even numbers are what `--tune` looks at: it multiplies all learning
 rates of a recipe by 0.5, 1 and 2, the same number of runs for each, and goes on in the direction of a best one at the
 edge. Without `--tune` the factors in RATES are used.
 
 The seconds and tokens to a target are read off a recipe's ladder, along straight lines between its medians over seeds,
-with the logarithm of seconds (tokens) on one axis and bits per byte on the other; never beyond either end.
+with the logarithm of seconds (tokens) on one axis and bits per byte on the other; never beyond its best end. A recipe
+whose shortest run is better than the target needs at most the seconds of that run: marked by <, and a ratio by >.
 Results are appended to OUTPUT/runs.jsonl, and runs that stand there are not repeated. OUTPUT/curves.svg is the plot.
 """
 
@@ -29,8 +30,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.table import Table
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+def shipped(name: str) -> dict[str, Any]:
+    """What a configuration says of the model and the trainer."""
+    contents = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
+    return {part: contents[part] for part in ("model", "trainer")}
+
 
 RECIPES: dict[str, dict[str, Any]] = {
     "A": {
@@ -43,15 +54,15 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "B": {"settings": {"preset": "tiny", "gpt": {"qk_norm": False, "n_heads": 4, "d_ff": 344}, "lr": 4e-3}},
     # The recipes' d_ff of 384 with narrow attention would be 9 % smaller than A and B.
-    "C": {"config": "recipe/portable", "settings": {"gpt": {"d_ff": 432}}},
-    "D": {"config": "recipe/fastest", "settings": {"gpt": {"d_ff": 432}}},
+    "C": {"shipped": shipped("recipe/portable"), "settings": {"gpt": {"d_ff": 432}}},
+    "D": {"shipped": shipped("recipe/fastest"), "settings": {"gpt": {"d_ff": 432}}},
 }
 RATES = {"A": 1.0, "B": 1.0, "C": 1.0, "D": 1.0}  # by --tune
 LADDERS = {
     "A": (250_000, 500_000, 1_000_000, 2_000_000, 4_000_000),
     "B": (250_000, 500_000, 1_000_000, 2_000_000, 4_000_000),
     "C": (62_500, 125_000, 250_000, 500_000, 1_000_000, 2_000_000),
-    "D": (62_500, 125_000, 250_000, 500_000, 1_000_000, 2_000_000),
+    "D": (2_048, 16_384, 62_500, 125_000, 250_000, 500_000, 1_000_000, 2_000_000),
 }
 TUNING_TOKENS = {"A": 1_000_000, "B": 1_000_000, "C": 500_000, "D": 500_000}
 # The scores of the baselines at these rungs of their ladders are the targets.
@@ -126,7 +137,9 @@ def ladder(runs: Runs, name: str, factor: float, seeds: int) -> list[dict[str, f
 
 
 def reach(rungs: list[dict[str, float]], target: float, what: str) -> float | None:
-    """The `what` (seconds or tokens) at which a ladder reaches a score; None beyond its ends."""
+    """The `what` (seconds or tokens) at which a ladder reaches a score, or its first, if better; None beyond its end."""
+    if rungs[0]["bpb"] <= target:
+        return rungs[0][what]
     for worse, better in pairwise(rungs):
         if worse["bpb"] >= target >= better["bpb"]:
             share = (worse["bpb"] - target) / (worse["bpb"] - better["bpb"])
@@ -160,11 +173,15 @@ def show_targets(ladders: dict[str, list[dict[str, float]]]) -> Table:
         target = next(rung["bpb"] for rung in ladders[name] if rung["tokens"] == tokens)
         seconds = {recipe: reach(rungs, target, "seconds") for recipe, rungs in ladders.items()}
         seen = {recipe: reach(rungs, target, "tokens") for recipe, rungs in ladders.items()}
-        cells = [f"{s:.1f} ({seen[r] / 1000:.0f})" if s else "-" for r, s in seconds.items()]  # type: ignore[operator]
+        sooner = {recipe: rungs[0]["bpb"] < target for recipe, rungs in ladders.items()}
+        cells = [
+            f"{'<' * sooner[r]}{s:.1f} ({seen[r] / 1000:.0f})" if s else "-"  # type: ignore[operator]
+            for r, s in seconds.items()
+        ]
         ratios = []
         for ours, theirs in (("C", "A"), ("C", "B"), ("D", "A"), ("D", "B")):
             a, b = seconds[theirs], seconds[ours]
-            ratios.append(f"{a / b:.1f}" if a and b else "-")
+            ratios.append(f"{'>' * sooner[ours]}{a / b:.1f}" if a and b and not sooner[theirs] else "-")
         table.add_row(f"{target:.4f} ({name}, {tokens:,})", *cells, *ratios)
     return table
 
@@ -218,7 +235,8 @@ def main() -> None:
     console.print(show_targets(ladders))
     for name in RECIPES:
         run = runs.get(name, factors[name], LADDERS[name][0], 1)
-        console.print(f"{name}: {run['parameters']:,} parameters, {run['in_blocks']:,} of them in the blocks")
+        counted = f"; {run['counted']:,} counted sequences" if run.get("counted") else ""
+        console.print(f"{name}: {run['parameters']:,} parameters, {run['in_blocks']:,} of them in the blocks{counted}")
     plot(ladders, chosen.output / "curves.svg")
     console.print(f"plot: {chosen.output / 'curves.svg'}")
 

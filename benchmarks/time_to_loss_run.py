@@ -3,13 +3,11 @@
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-import yaml
 from torch.nn import functional as F
 
 from datamodules.pretraining import PretrainDataModule
@@ -18,7 +16,6 @@ from llm.model import GPT
 from llm.modules import PretrainModule
 
 CONTEXT, STEP_TOKENS, VOCABULARY = 256, 2048, 2048
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 class Clock(L.Callback):
@@ -50,12 +47,12 @@ class Clock(L.Callback):
 
 
 def recipe_settings(recipe: dict[str, Any]) -> tuple[dict[str, Any], float | None]:
-    """The module's settings and the clipping of a recipe; `config` names the shipped one that it builds on."""
+    """The module's settings and the clipping of a recipe; `shipped` is the configuration that it builds on."""
     settings: dict[str, Any] = {}
     clip: float | None = 1.0
-    if "config" in recipe:
-        shipped = yaml.safe_load((CONFIGS / f"{recipe['config']}.yaml").read_text(encoding="utf-8"))
-        settings, clip = shipped["model"]["init_args"], shipped["trainer"]["gradient_clip_val"]
+    if "shipped" in recipe:
+        settings = recipe["shipped"]["model"]["init_args"]
+        clip = recipe["shipped"]["trainer"]["gradient_clip_val"]
     own = recipe.get("settings", {})
     return {**settings, **own, "gpt": {**settings.get("gpt", {}), **own.get("gpt", {})}}, clip
 
@@ -102,10 +99,12 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     held_out = score(module.model, data)
     counts = {name: p.numel() for name, p in module.model.named_parameters()}
     tables = sum(n for name, n in counts.items() if not name.startswith("blocks."))
+    beside = module.model.ngrams
     return {
         "seconds": clock.seconds,
         "parameters": sum(counts.values()),
         "in_blocks": sum(counts.values()) - tables,
+        "counted": 0 if beside is None else len(beside.counts),
         **held_out,
     }
 

@@ -31,41 +31,41 @@ def count_ngrams(tokens: np.ndarray, order: int, vocab_size: int) -> Iterator[tu
         For the lengths 2, 3, ... order: keys, int64 and ascending, each the place of the sequence without its last
         token in the level before (of one token: its id) times vocab_size plus the last token; and counts int32.
     """
-    columns = _sorted_windows(tokens, order, vocab_size)
-    first, places = next(columns).astype(np.int64), None
-    changed = np.empty(len(first), bool)
-    changed[0], changed[1:] = True, first[1:] != first[:-1]
-    for column in columns:
-        parents = first if places is None else places
-        changed[1:] |= column[1:] != column[:-1]
-        starts = np.flatnonzero(changed)
-        yield (
-            parents[starts] * vocab_size + column[starts],
-            np.diff(starts, append=len(column)).astype(np.int32),
-        )
-        places = np.cumsum(changed) - 1
-
-
-def _sorted_windows(tokens: np.ndarray, order: int, vocab_size: int) -> Iterator[np.ndarray]:
-    """The `order` tokens from each one on, in lexical order: the first of all windows [N], the second of all, ..."""
-    ring = np.concatenate([tokens, np.resize(tokens, order - 1)]).astype(np.int64)
-    bits = max(1, (vocab_size - 1).bit_length())
-    a_word = 63 // bits  # tokens whose bits fit into one number
-    words = []
-    for start in range(0, order, a_word):
-        word = np.zeros(len(tokens), np.int64)
-        for place in range(start, min(start + a_word, order)):
-            word <<= bits
-            word |= ring[place : place + len(tokens)]
-        words.append(word)
-    if len(words) == 1:
-        words[0].sort()
-    else:
-        by = np.lexsort(words[::-1])
-        words = [word[by] for word in words]
-    for place in range(order):
-        last = min((place // a_word + 1) * a_word, order) - 1  # of its word
-        yield words[place // a_word] >> bits * (last - place) & (1 << bits) - 1
+    n, bits = len(tokens), max(1, (vocab_size - 1).bit_length())
+    ring = np.concatenate([tokens, np.resize(tokens, order - 1)])
+    # Every pass writes to one of these, as fresh memory costs more than most passes do.
+    places, codes, heads = (np.zeros(n, np.int64) for _ in range(3))
+    changed = np.ones(n, bool)
+    length = 0  # `places` are those of the sequences of so many tokens, first in the order of the text
+    while length < order:
+        # Numbers that sort like the sequences: a place, and as many tokens after it as there is room for.
+        n_more = min(order - length, (63 - int(places.max()).bit_length()) // bits)
+        np.copyto(codes, places)
+        for further in range(length, length + n_more):
+            codes <<= bits
+            codes |= ring[further : further + n]
+        by = None
+        if length + n_more == order:
+            codes.sort()
+        else:
+            by = codes.argsort()
+            codes, heads = codes.take(by, out=heads, mode="clip"), codes
+        np.right_shift(codes, bits * n_more, out=places)
+        for left in range(n_more - 1, -1, -1):
+            np.right_shift(codes, bits * left, out=heads)
+            length += 1
+            if length == 1:
+                np.copyto(places, heads)
+                continue
+            np.not_equal(heads[1:], heads[:-1], out=changed[1:])
+            starts = np.flatnonzero(changed)
+            keys = places[starts] * vocab_size + (heads[starts] & (1 << bits) - 1)
+            yield keys, np.diff(starts, append=n).astype(np.int32)
+            np.cumsum(changed, out=places)
+            places -= 1
+        if by is not None:
+            codes[by] = places
+            places, codes = codes, places
 
 
 class NGramCounts(nn.Module):
