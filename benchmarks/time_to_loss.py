@@ -8,10 +8,10 @@ untied, AdamW, cosine); C, configs/recipe/portable.yaml; D, configs/recipe/faste
 the other.
 
 Each recipe trains once for each budget of its ladder, with its schedule made for that budget. What is timed: making the
-first weights (C and D count the training text for theirs), and all steps; start-up and scoring are not. The score is that of the
-held-out documents with odd numbers; those with even numbers are what `--tune` looks at: it multiplies all learning
-rates of a recipe by 0.5, 1 and 2, the same number of runs for each, and goes on in the direction of a best one at the
-edge. Without `--tune` the factors in RATES are used.
+first weights (C and D count the training text for theirs), and all steps; start-up and scoring are not. The score is
+that of the held-out documents with odd numbers; those with even numbers are what `--tune` looks at: it multiplies all
+learning rates of a recipe by 0.5, 1 and 2, the same number of runs for each, and goes on in the direction of a best one
+at the edge. Without `--tune` the factors in RATES are used.
 
 The seconds and tokens to a target are read off a recipe's ladder, along straight lines between its medians over seeds,
 with the logarithm of seconds (tokens) on one axis and bits per byte on the other; never beyond its best end. A recipe
@@ -137,7 +137,7 @@ def ladder(runs: Runs, name: str, factor: float, seeds: int) -> list[dict[str, f
 
 
 def reach(rungs: list[dict[str, float]], target: float, what: str) -> float | None:
-    """The `what` (seconds or tokens) at which a ladder reaches a score, or its first, if better; None beyond its end."""
+    """The `what` (seconds, tokens) at which a ladder reaches a score, the first one's if better; None beyond its end."""
     if rungs[0]["bpb"] <= target:
         return rungs[0][what]
     for worse, better in pairwise(rungs):
