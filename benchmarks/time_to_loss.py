@@ -137,7 +137,7 @@ def ladder(runs: Runs, name: str, factor: float, seeds: int) -> list[dict[str, f
 
 
 def reach(rungs: list[dict[str, float]], target: float, what: str) -> float | None:
-    """The `what` (seconds, tokens) at which a ladder reaches a score, the first one's if better; None beyond its end."""
+    """The `what` (seconds, tokens) at which a ladder reaches a score; its first if better, None beyond its end."""
     if rungs[0]["bpb"] <= target:
         return rungs[0][what]
     for worse, better in pairwise(rungs):

@@ -119,6 +119,8 @@ def test_a_config_cannot_be_changed() -> None:
         ({"rope_scaling": {"type": "linear", "factors": 2}}, r"no field 'factors': did you mean 'factor'\?"),
         ({"rope_scaling": {"type": "linear", "factor": 2}, "position": "learned"}, r"rope_scaling goes with"),
         ({"vocab_size": None}, r"needs a value for vocab_size"),
+        ({"ngram_order": 1}, r"ngram_order is 1: it can be 2 to 8, or 0 for none"),
+        ({"ngram_order": 9}, r"ngram_order is 9: it can be 2 to 8"),
         ({"tie_embeddings": True, "zero_init_head": True}, r"zero_init_head with tie_embeddings"),
     ],
 )
