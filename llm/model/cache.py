@@ -15,7 +15,8 @@ class KVCache:
     """Room for the keys and values of `capacity` tokens a row in every layer, allocated once.
 
     Rows can hold unequal numbers of tokens; they are then read one token at a time. Where the model has a sliding
-    window shorter than `capacity`, no more is kept than the window: a new token takes the place of the oldest.
+    window shorter than `capacity`, no more is kept than the window: a new token takes the place of the oldest. It is for
+    reading: no gradient passes through what it holds.
 
     Args:
         config: of the model that fills it.
@@ -44,6 +45,7 @@ class KVCache:
         shape = (config.n_layers, 2, batch_size, config.n_kv_heads, self.n_places, config.head_dim)
         # Zeros: what is masked counts nothing times its value, which is not nothing if the value is NaN.
         self._store = torch.zeros(shape, dtype=dtype, device=device)
+        self._layers = _parts(self._store)
         self.angles = _angles_of(config, self.capacity, device)
         self.lengths = torch.zeros(batch_size, dtype=torch.int64)
         self.last_tokens = torch.full((batch_size, config.n_remembered), -1, device=device)
@@ -53,6 +55,7 @@ class KVCache:
         view = object.__new__(type(self))
         view.capacity, view.n_places, view.angles = self.capacity, self.n_places, self.angles
         view._store = self._store[:, :, first:end]
+        view._layers = _parts(view._store)
         view.lengths, view.last_tokens = self.lengths[first:end], self.last_tokens[first:end]
         return view
 
@@ -71,14 +74,15 @@ class KVCache:
         if longest > self.capacity:
             raise ValueError(f"a KV cache for {self.capacity} tokens cannot hold {longest}")
         if min(lengths) == max(lengths):
-            appending: Appending = _EvenRows(self._store, lengths[0], n_new)
+            appending: Appending = _EvenRows(self._layers, lengths[0], n_new)
         elif n_new == 1:
-            appending = _UnevenRows(self._store, self.lengths)
+            appending = _UnevenRows(self._layers, self.lengths)
         else:
             raise ValueError("rows that hold unequal numbers of tokens are read one token at a time")
-        appending.before = self.last_tokens.clone()
         self.lengths += n_new
-        self.last_tokens.copy_(torch.cat([self.last_tokens, tokens], 1)[:, n_new:])
+        if self.last_tokens.shape[1]:
+            appending.before = self.last_tokens.clone()
+            self.last_tokens.copy_(torch.cat([self.last_tokens, tokens], 1)[:, n_new:])
         return appending
 
     def copy_row(self, source: int, target: int) -> None:
@@ -95,13 +99,22 @@ class KVCache:
         """
         self.lengths.copy_(torch.tensor([len(tokens) for tokens in kept]))
         width = self.last_tokens.shape[1]
-        last = [[-1] * (width - len(tokens)) + list(tokens[-width:]) for tokens in kept]
-        self.last_tokens.copy_(torch.tensor(last))
+        if width:
+            last = [[-1] * (width - len(tokens)) + list(tokens[-width:]) for tokens in kept]
+            self.last_tokens.copy_(torch.tensor(last))
 
     def clear(self) -> None:
         """Forget every token; the memory stays for the next sequences."""
         self.lengths.zero_()
         self.last_tokens.fill_(-1)
+
+
+_Layers = list[tuple[Tensor, Tensor]]
+
+
+def _parts(store: Tensor) -> _Layers:
+    """The keys and the values of each layer: taken apart once, and not by every token in every layer."""
+    return [(layer[0], layer[1]) for layer in (store[number] for number in range(len(store)))]
 
 
 def _angles_of(config: GPTConfig, length: int, device: torch.device | str) -> Angles | None:
@@ -117,19 +130,24 @@ class Appending(ABC):
     Attributes:
         positions: int64 [T] or, where rows are uneven, [B, 1]: of the new tokens.
         longest: tokens of the longest row, the new ones included.
-        before: int64 [B, n_remembered], the last tokens of each row before the new ones, -1 where there are fewer.
+        before: int64 [B, n_remembered], the last tokens of each row before the new ones, -1 where there are fewer; None
+            where nothing asks for them.
         visible: bool [B, 1, 1, S], which of the S keys each row's one new token sees; None where the rule of `attend`
             holds.
     """
 
     positions: Tensor
     longest: int
-    before: Tensor
+    before: Tensor | None = None
     visible: Tensor | None = None
 
-    def __init__(self, store: Tensor) -> None:
-        self.store = store  # layers, 2, B H S D
-        self.n_places = store.shape[4]
+    def __init__(self, layers: _Layers) -> None:
+        self.layers = layers  # B H S D each
+        self.n_places = layers[0][0].shape[2]
+
+    @abstractmethod
+    def at_positions(self, table: Tensor) -> Tensor:
+        """The entries [T, ...] or, where rows are uneven, [B, 1, ...] of a table that has one for each position."""
 
     def __call__(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new tokens' keys and values [B, T, H, D] of one layer.
@@ -138,7 +156,10 @@ class Appending(ABC):
             Those that the new tokens may look at, theirs included: [B, S, H, D] each. Oldest first, unless one token
             is new, which sees them all or those that are `visible`.
         """
-        return self._put(self.store[layer, 0], keys), self._put(self.store[layer, 1], values)
+        if keys.requires_grad or values.requires_grad:
+            keys, values = keys.detach(), values.detach()
+        held_keys, held_values = self.layers[layer]
+        return self._put(held_keys, keys), self._put(held_values, values)
 
     @abstractmethod
     def _put(self, held: Tensor, new: Tensor) -> Tensor:
@@ -148,18 +169,22 @@ class Appending(ABC):
 class _EvenRows(Appending):
     """All rows hold as many tokens."""
 
-    def __init__(self, store: Tensor, held: int, n_new: int) -> None:
-        super().__init__(store)
-        self.longest = held + n_new
-        self.positions = torch.arange(held, self.longest, device=store.device)
+    def __init__(self, layers: _Layers, held: int, n_new: int) -> None:
+        super().__init__(layers)
+        self.held, self.longest = held, held + n_new
+        device = layers[0][0].device
+        self.positions = torch.arange(held, self.longest, device=device)
         self.n_seen = min(self.longest, self.n_places)
         over_the_end = self.longest > self.n_places
         self.places = self.positions[-self.n_places :] % self.n_places if over_the_end else self.positions
         # Of several tokens the first sees what the last overwrites.
         self.before_places: Tensor | None = None
         if over_the_end and n_new > 1:
-            before = torch.arange(max(held - self.n_places, 0), held, device=store.device)
+            before = torch.arange(max(held - self.n_places, 0), held, device=device)
             self.before_places = before % self.n_places
+
+    def at_positions(self, table: Tensor) -> Tensor:
+        return table[self.held : self.longest]
 
     def _put(self, held: Tensor, new: Tensor) -> Tensor:
         new = new.transpose(1, 2).to(held.dtype)
@@ -174,16 +199,20 @@ class _EvenRows(Appending):
 class _UnevenRows(Appending):
     """One token a row, each to a place of its own."""
 
-    def __init__(self, store: Tensor, lengths: Tensor) -> None:
-        super().__init__(store)
+    def __init__(self, layers: _Layers, lengths: Tensor) -> None:
+        super().__init__(layers)
+        device = layers[0][0].device
         self.longest = int(lengths.max()) + 1
         # A tensor of its own: the cache counts on in `lengths`.
-        self.positions = lengths.clone().unsqueeze(1).to(store.device)
-        self.row = torch.arange(len(lengths), device=store.device)
+        self.positions = lengths.clone().unsqueeze(1).to(device)
+        self.row = torch.arange(len(lengths), device=device)
         self.place = self.positions.squeeze(1) % self.n_places
         self.n_seen = min(self.longest, self.n_places)
-        places = torch.arange(self.n_seen, device=store.device)
+        places = torch.arange(self.n_seen, device=device)
         self.visible = (places <= self.positions)[:, None, None]
+
+    def at_positions(self, table: Tensor) -> Tensor:
+        return table[self.positions]
 
     def _put(self, held: Tensor, new: Tensor) -> Tensor:
         held[self.row, :, self.place] = new[:, 0].to(held.dtype)

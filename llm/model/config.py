@@ -216,8 +216,8 @@ class GPTConfig:
 
     @property
     def n_remembered(self) -> int:
-        """Tokens before a new one that the model looks at besides what its attention sees."""
-        return max(1, self.ngram_order - 2)
+        """Tokens before a new one whose ids are looked at, besides what attention sees of them."""
+        return max(1 if self.bigram_rows else 0, self.ngram_order - 2)
 
     # ---- sizes --------------------------------------------------------------------------------------------------
 

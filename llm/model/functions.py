@@ -27,10 +27,11 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     if x.device.type == "cpu" and x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64):
         if torch.is_grad_enabled():
             return _RMSNorm.apply(x, weight, eps)
-        # x · weight · √d / √(|x|² + d · eps): as many passes in half of the operations, which is what one token costs.
-        root, smallest = _norm_constants(weight.shape[-1], eps, x.dtype)
+        # √d · x / √(|x|² + d · eps) · weight: as many passes in half of the operations, which is what one token costs.
+        size = weight.shape[-1]
+        nothing, smallest = _norm_constants(size, eps, x.dtype)
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(smallest)
-        return (x * (weight * root)).div_(length)
+        return torch.addcdiv(nothing, x, length, value=size**0.5).mul_(weight)
     if weight.ndim > 1:
         return F.rms_norm(x, weight.shape[-1:], None, eps) * weight.to(x.dtype)
     return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps)  # of two dtypes, the fused kernel would refuse
@@ -38,8 +39,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 @functools.cache
 def _norm_constants(size: int, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """√d and √(d · eps) as tensors: a number would be made one anew each time."""
-    return torch.tensor(size**0.5, dtype=dtype), torch.tensor((size * eps) ** 0.5, dtype=dtype)
+    """0 and √(d · eps) as tensors: a number would be made one anew each time."""
+    return torch.tensor(0, dtype=dtype), torch.tensor((size * eps) ** 0.5, dtype=dtype)
 
 
 class _RMSNorm(Function):

@@ -158,8 +158,8 @@ class GPT(nn.Module):
         angles = None
         if self.position_embedding is not None:
             x = x + self.position_embedding(positions if packed is None else packed.positions())
-        elif cache is not None and cache.angles is not None:
-            angles = cache.angles[0][positions], cache.angles[1][positions]
+        elif held is not None and cache is not None and cache.angles is not None:
+            angles = held.at_positions(cache.angles[0]), held.at_positions(cache.angles[1])
         else:
             # Scores depend on differences of positions alone, so within a document they need not begin at 0.
             angles = rotary_angles(positions, config.n_heads, config.head_dim, config.rope_theta, config.rope_scaling)
