@@ -15,8 +15,8 @@ class KVCache:
     """Room for the keys and values of `capacity` tokens a row in every layer, allocated once.
 
     Rows can hold unequal numbers of tokens; they are then read one token at a time. Where the model has a sliding
-    window shorter than `capacity`, no more is kept than the window: a new token takes the place of the oldest. It is for
-    reading: no gradient passes through what it holds.
+    window shorter than `capacity`, no more is kept than the window: a new token takes the place of the oldest. No
+    gradient passes through what is held.
 
     Args:
         config: of the model that fills it.
