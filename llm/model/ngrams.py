@@ -216,7 +216,7 @@ class NGramCounts(nn.Module):
         keys = self._level("keys", length)
         wanted = places * self.vocab_size + tokens
         at = torch.searchsorted(keys, wanted)
-        return torch.where((places >= 0) & (tokens >= 0) & (self._at("keys", length, at) == wanted), at, -1)
+        return torch.where(self._at("keys", length, at) == wanted, at, -1)
 
     def _at(self, name: str, length: int, places: Tensor) -> Tensor:
         """The values at `places`, of which those out of range give any value, or -1 if there is none at all."""

@@ -14,6 +14,7 @@ FAMILIES = {
     "gpt2": {"position": "learned", "norm": "layernorm", "feedforward": "gelu", "bias": True},
     "windowed": {"sliding_window": 4, "qk_norm": True},
     "bigrams": {"bigram_rows": 97},
+    "n-grams": {"ngram_order": 4},
 }
 
 
@@ -65,6 +66,8 @@ def model_of(family: str) -> GPT:
     with torch.no_grad():
         for number, parameter in enumerate(model.parameters()):  # a table that starts at zero would show nothing
             parameter.normal_(0, 0.3, generator=torch.Generator().manual_seed(number))
+    if model.ngrams is not None:
+        model.ngrams.counts.fill(tokens_and_targets()[0].flatten().numpy())
     return model
 
 
