@@ -41,12 +41,10 @@ def load_model(path: Path) -> tuple[GPT, Tokenizer]:
 
 def _opened(checkpoint: dict[str, Any]) -> tuple[GPT, Tokenizer]:
     contents = checkpoint["labyrinth"]
-    with torch.device("meta"):
-        model = GPT(GPTConfig.from_dict(contents["gpt"]))
     weights = {
         name.removeprefix("model."): tensor
         for name, tensor in checkpoint["state_dict"].items()
         if name.startswith("model.")
     }
-    model.load_state_dict(weights, assign=True)
-    return model.eval(), Tokenizer.from_str(contents["tokenizer"])
+    model = GPT.from_state(GPTConfig.from_dict(contents["gpt"]), weights)
+    return model, Tokenizer.from_str(contents["tokenizer"])

@@ -113,7 +113,7 @@ def write_folder(
         if importlib.util.find_spec("xllamacpp") is not None:
             from llm.interop.llama_cpp import demand_same_in_llama_cpp
 
-            verified += f"; {demand_same_in_llama_cpp(path, _model(config, weights), tokenizer, dtype)}"
+            verified += f"; {demand_same_in_llama_cpp(path, GPT.from_state(config, weights), tokenizer, dtype)}"
         size = path.stat().st_size
     return {"architecture": architecture, "bytes": size, "verified": verified}
 
@@ -250,7 +250,7 @@ def _verify(path: Path, config: GPTConfig, weights: dict[str, Tensor], dtype: st
         if not _close(weight, back[name], dtype):
             raise UserError(f"{name} was written and read back as another matrix: nothing was kept")
     loose = {"f32": 1e-5}.get(dtype, float("inf"))
-    difference = demand_same_logits(_model(config, weights), _model(config, back), loose)
+    difference = demand_same_logits(GPT.from_state(config, weights), GPT.from_state(config, back), loose)
     return f"read back, every weight is what {dtype} makes of it, the logits within {difference:.1e}"
 
 
@@ -262,10 +262,3 @@ def _close(weight: Tensor, back: Tensor, dtype: str) -> bool:
         return bool(((weight - back).abs() <= 0.51 * step + 1e-3 * weight.abs()).all())
     kind = torch.float16 if dtype == "f16" else torch.bfloat16
     return torch.equal(weight.to(kind).float(), back) or torch.equal(weight, back)
-
-
-def _model(config: GPTConfig, weights: dict[str, Tensor]) -> GPT:
-    with torch.device("meta"):
-        model = GPT(config)
-    model.load_state_dict(weights, assign=True)
-    return model.eval()

@@ -39,14 +39,7 @@ class Imported:
 
     def model(self) -> GPT:
         """It, in eval mode; its weights stay the tensors that they are."""
-        return _model(self.config, self.weights)
-
-
-def _model(config: GPTConfig, weights: dict[str, Tensor]) -> GPT:
-    with torch.device("meta"):
-        model = GPT(config)
-    model.load_state_dict(weights, assign=True)
-    return model.eval()
+        return GPT.from_state(self.config, self.weights)
 
 
 def write_folder(
@@ -91,7 +84,7 @@ def write_folder(
         write_tokenizer(folder, tokenizer, config.context_length, chat_template)
         back = read_folder(folder)
         demand_same_weights(weights, back.weights)
-        difference = demand_same_logits(_model(config, weights), back.model(), tolerance=1e-5)
+        difference = demand_same_logits(GPT.from_state(config, weights), back.model(), tolerance=1e-5)
         written = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER_FILE))
         written.encode_special_tokens = True
         demand_same_ids(tokenizer.encode_prompt, lambda text: written.encode(text).ids, f"the written {TOKENIZER_FILE}")

@@ -1,6 +1,7 @@
 """GPT: the one model class; its configuration makes it a GPT-2, a Llama or a Qwen3."""
 
-from typing import Literal, overload
+from collections.abc import Mapping
+from typing import Literal, Self, overload
 
 import torch
 import torch.nn.functional as F
@@ -83,6 +84,14 @@ class GPT(nn.Module):
         if device.type != "meta":
             self.to_empty(device=device)
             self.init_weights(seed)
+
+    @classmethod
+    def from_state(cls, config: GPTConfig, state: Mapping[str, Tensor]) -> Self:
+        """A model of `config` in eval mode whose weights are the tensors of `state`, without a copy of them."""
+        with torch.device("meta"):
+            model = cls(config)
+        model.load_state_dict(state, assign=True)
+        return model.eval()
 
     def init_weights(self, seed: int = 0) -> None:
         """Draw the starting weights anew; the formulas stand in llm/model/init.py."""
