@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from datamodules.text.tokenizer import Tokenizer
 from datamodules.tokens.batches import Rows, StepBatches, make_loader, micro_batch_rows
 from datamodules.tokens.order import SampleOrder
 from datamodules.tokens.packed_rows import PackedRows
-from datamodules.tokens.statistics import count_bigrams
+from datamodules.tokens.statistics import count_bigrams, count_ngrams
 
 log = logging.getLogger(__name__)
 
@@ -183,9 +184,9 @@ class PretrainDataModule(pl.LightningDataModule):
         """Pairs of successive tokens of train, int64 [2, N], and how often each comes, int64 [N]."""
         return count_bigrams(self.prepared.train)
 
-    def train_tokens(self) -> np.ndarray:
-        """All tokens of train, documents one after the other, each with its end: unsigned integers [N]."""
-        return self.prepared.train.tokens[:]
+    def count_ngrams(self, order: int, vocab_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Sequences of up to `order` tokens in train, and how often each comes (datamodules/tokens/statistics.py)."""
+        return count_ngrams(self.prepared.train.tokens[:], order, vocab_size)
 
     # What Lightning calls.
 

@@ -5,67 +5,15 @@ sequence lie side by side in the next level. Probabilities are those of absolute
 1994): every count gives `DISCOUNT` away, and what a context gives away goes to the context shorter by one token.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 DISCOUNT = 0.8
 SMOOTHING = 0.5  # occurrences that every single token is given besides its own
-
-
-def count_ngrams(tokens: np.ndarray, order: int, vocab_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Count the sequences of up to `order` tokens in one text, which is read as a ring: its end goes on at its start.
-
-    So every token begins a sequence of every length, and a sequence is continued as often as it occurs.
-
-    Args:
-        tokens: integers [N].
-        order: tokens of the longest sequences, at least 2.
-        vocab_size: ids are 0 to vocab_size - 1.
-
-    Yields:
-        For the lengths 2, 3, ... order: keys, int64 and ascending, each the place of the sequence without its last
-        token in the level before (of one token: its id) times vocab_size plus the last token; and counts int32.
-    """
-    n, bits = len(tokens), max(1, (vocab_size - 1).bit_length())
-    ring = np.concatenate([tokens, np.resize(tokens, order - 1)])
-    # Every pass writes to one of these, as fresh memory costs more than most passes do.
-    places, codes, heads = (np.zeros(n, np.int64) for _ in range(3))
-    changed = np.ones(n, bool)
-    length = 0  # `places` are those of the sequences of so many tokens, first in the order of the text
-    while length < order:
-        # Numbers that sort like the sequences: a place, and as many tokens after it as there is room for.
-        n_more = min(order - length, (63 - int(places.max()).bit_length()) // bits)
-        np.copyto(codes, places)
-        for further in range(length, length + n_more):
-            codes <<= bits
-            codes |= ring[further : further + n]
-        by = None
-        if length + n_more == order:
-            codes.sort()
-        else:
-            by = codes.argsort()
-            codes, heads = codes.take(by, out=heads, mode="clip"), codes
-        np.right_shift(codes, bits * n_more, out=places)
-        for left in range(n_more - 1, -1, -1):
-            np.right_shift(codes, bits * left, out=heads)
-            length += 1
-            if length == 1:
-                np.copyto(places, heads)
-                continue
-            np.not_equal(heads[1:], heads[:-1], out=changed[1:])
-            starts = np.flatnonzero(changed)
-            keys = places[starts] * vocab_size + (heads[starts] & (1 << bits) - 1)
-            yield keys, np.diff(starts, append=n).astype(np.int32)
-            np.cumsum(changed, out=places)
-            places -= 1
-        if by is not None:
-            codes[by] = places
-            places, codes = codes, places
 
 
 class NGramCounts(nn.Module):
@@ -95,13 +43,19 @@ class NGramCounts(nn.Module):
             self._put("counts", length, self._level("counts", length)[:0])
         self._find_starts()
 
-    def fill(self, tokens: np.ndarray) -> None:
-        """Count a text, integers [N], in place of what was counted before."""
-        single = np.bincount(tokens, minlength=self.vocab_size).astype(np.int32)
-        self._put("counts", 1, torch.from_numpy(single))
-        for length, (keys, counts) in enumerate(count_ngrams(tokens, self.order, self.vocab_size), 2):
-            self._put("keys", length, torch.from_numpy(keys))
-            self._put("counts", length, torch.from_numpy(counts))
+    def fill(self, levels: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Take the counts of a text, in place of those before.
+
+        Args:
+            levels: keys, int64 and ascending, and counts, int32, for the sequences of 1, 2, ... order tokens. A key is
+                the place of the sequence without its last token in the level before, times vocab_size, plus the last
+                token; of one token it is the token, and all vocab_size are there. Of every level the counts have the
+                same sum, and of every sequence its continuations have its own count as their sum.
+        """
+        for length, (keys, counts) in enumerate(levels, 1):
+            if length > 1:
+                self._put("keys", length, keys)
+            self._put("counts", length, counts)
         self._find_starts()
 
     def __len__(self) -> int:

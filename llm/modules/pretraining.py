@@ -14,8 +14,6 @@ from llm.modules.base import LanguageModule
 
 log = logging.getLogger(__name__)
 
-MOST_COUNTED = 2**24  # tokens; what is counted takes some 30 bytes a token in memory, 24 in a checkpoint
-
 
 class PretrainModule(LanguageModule):
     """Next-token prediction on packed rows of text, scored in bits per byte of the validation text.
@@ -69,14 +67,9 @@ class PretrainModule(LanguageModule):
     def _count_ngrams(self) -> None:
         assert self.model is not None
         assert self.model.ngrams is not None
-        tokens = self.trainer.datamodule.train_tokens()  # type: ignore[attr-defined]
-        if len(tokens) > MOST_COUNTED:
-            raise UserError(
-                f"gpt.ngram_order counts texts of up to {MOST_COUNTED:,} tokens, and the training text has "
-                f"{len(tokens):,}: set gpt.ngram_order to 0"
-            )
-        counts = self.model.ngrams.counts
-        counts.fill(tokens)
+        counts, data = self.model.ngrams.counts, self.trainer.datamodule  # type: ignore[attr-defined]
+        levels = data.count_ngrams(self.config.ngram_order, self.config.vocab_size)
+        counts.fill((torch.from_numpy(keys), torch.from_numpy(often)) for keys, often in levels)
         # Every rank has counted the same text; ddp would send the counts around in every step.
         self._ddp_params_and_buffers_to_ignore = [f"model.ngrams.counts.{name}" for name, _ in counts.named_buffers()]
         log.info("counted: %s sequences of 2 to %d tokens", f"{len(counts):,}", self.config.ngram_order)

@@ -75,9 +75,9 @@ def test_the_module_hides_other_documents_in_training_and_scoring(small: Small, 
     given: list[Any] = []
     plain = module.model.forward
 
-    def watched(tokens: torch.Tensor, *rest: Any, documents: torch.Tensor | None = None) -> Any:
-        given.append((tokens.shape, documents))
-        return plain(tokens, *rest, documents=documents)
+    def watched(tokens: torch.Tensor, *rest: Any, **settings: Any) -> Any:
+        given.append((tokens.shape, settings["documents"]))
+        return plain(tokens, *rest, **settings)
 
     module.model.forward = watched  # type: ignore[assignment, method-assign]
     trainer = L.Trainer(

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.models import count_text
 from torch import Tensor
 
 from llm.model import GPT, GPTConfig, KVCache
@@ -67,7 +68,7 @@ def model_of(family: str) -> GPT:
         for number, parameter in enumerate(model.parameters()):  # a table that starts at zero would show nothing
             parameter.normal_(0, 0.3, generator=torch.Generator().manual_seed(number))
     if model.ngrams is not None:
-        model.ngrams.counts.fill(tokens_and_targets()[0].flatten().numpy())
+        count_text(model.ngrams.counts, tokens_and_targets()[0].flatten().numpy())
     return model
 
 
