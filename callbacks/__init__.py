@@ -1,9 +1,10 @@
 """Lightning callbacks, each of use in any Lightning project."""
 
+from callbacks.checkpoints import Checkpoints
 from callbacks.curve import TrainingCurve
-from callbacks.interruption import InterruptBetweenSteps
+from callbacks.interruption import Interrupted, Interruption
 from callbacks.progress import Progress
 from callbacks.samples import TextSamples
 from callbacks.throughput import Throughput
 
-__all__ = ["InterruptBetweenSteps", "Progress", "TextSamples", "Throughput", "TrainingCurve"]
+__all__ = ["Checkpoints", "Interrupted", "Interruption", "Progress", "TextSamples", "Throughput", "TrainingCurve"]

@@ -1,41 +1,169 @@
-"""Ctrl-C during training."""
+"""Ending a run that was asked to end: Ctrl-C, and the signals of schedulers."""
 
+import contextlib
+import os
 import signal
+import socket
+import sys
+import threading
+import time
 from typing import Any
 
 import lightning as L
+import torch
+from torch import distributed
+
+# SIGUSR1 is what Slurm is told to send before a job's time is over (sbatch --signal=USR1@120).
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SAME = 1.0  # seconds in which a second signal is the first one, sent by the terminal or the scheduler and a launcher
 
 
-class InterruptBetweenSteps(L.Callback):
-    """Let Ctrl-C end training between two batches, with every step logged whole; a second one at once."""
+class Interrupted(KeyboardInterrupt):
+    """Training ends here, between two batches, because `number` was received; Lightning ends its loops on it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class Interruption(L.Callback):
+    """Let a signal end training between two batches, on all ranks at the same one; a second signal ends at once.
+
+    A run of several processes ends as a whole whichever of them was asked. They agree through a reduction that is
+    begun at one batch and read at the next, so that no step waits for it.
+
+    Attributes:
+        received: the signal that ended the run, or 0.
+    """
 
     def __init__(self) -> None:
-        self.asked = False
-        self._before: Any = None
+        self.received = 0
+        self._asked = 0
+        self._before: dict[signal.Signals, Any] = {}
+        self._watch: _SecondSignal | None = None
+        self._agreement: _Agreement | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """That of a program which the signal ended; a scheduler's warning counts as SIGTERM, of which it warns."""
+        return 128 + (signal.SIGTERM if self.received == signal.SIGUSR1 else self.received)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take SIGINT over."""
-        self._before = signal.signal(signal.SIGINT, self._ask)
+        """Take the signals over."""
+        self.received = self._asked = 0
+        self._agreement = _Agreement() if trainer.world_size > 1 else None
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+            self._watch = _SecondSignal(trainer.strategy.launcher)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """End here where it was asked for."""
-        if self.asked:
-            raise KeyboardInterrupt
+        self._end_if_asked()
         # The logger's step; Lightning restores it one too low or too high after some interruptions.
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
     def on_validation_batch_start(self, *_: Any) -> None:
         """End here where it was asked for: the scores of a part of the text would mean nothing."""
-        if self.asked:
-            raise KeyboardInterrupt
+        if self._before:
+            self._end_if_asked()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give SIGINT back."""
-        signal.signal(signal.SIGINT, self._before)
+        """Give the signals back."""
+        if self._agreement is not None:
+            self._agreement.largest(0)  # read what is under way
+        self._give_back()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Go on to listen for a second signal while the run is saved; Lightning ignores Ctrl-C from here on."""
+        if self._before and isinstance(exception, Interrupted):
+            signal.signal(signal.SIGINT, self._ask)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Give the signals back, whatever ended the run."""
+        self._give_back()
+
+    def _end_if_asked(self) -> None:
+        number = self._asked if self._agreement is None else self._agreement.largest(self._asked)
+        if number:
+            self.received = number
+            raise Interrupted(number)
 
     def _ask(self, number: int, frame: Any) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
+        if not self._asked:
+            self._asked = number
+            tell(f"{signal.Signals(number).name}: ending after this batch; a second one ends at once")
+
+    def _give_back(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+        if self._agreement is not None:
+            self._agreement.close()
+            self._agreement = None
+
+
+class _Agreement:
+    """The largest of the numbers that the ranks gave one call earlier; all must call equally often."""
+
+    def __init__(self) -> None:
+        self.group = distributed.new_group(backend="gloo")  # which GPUs do not wait for
+        self.number = torch.zeros(1, dtype=torch.int32)
+        self.work: Any = None
+
+    def largest(self, number: int) -> int:
+        known = 0
+        if self.work is not None:
+            self.work.wait()
+            known = int(self.number)
+        self.number = torch.tensor([max(known, number)], dtype=torch.int32)
+        self.work = distributed.all_reduce(self.number, distributed.ReduceOp.MAX, self.group, async_op=True)
+        return known
+
+    def close(self) -> None:
+        distributed.destroy_process_group(self.group)
+
+
+class _SecondSignal(threading.Thread):
+    """Ends the process at the second signal, also when Python's handlers cannot run: in a collective that hangs."""
+
+    def __init__(self, launcher: Any) -> None:
+        super().__init__(name="second-signal", daemon=True)
+        self.launcher = launcher
+        self.reader, self.writer = socket.socketpair()
+        self.writer.setblocking(False)
+        self.before = signal.set_wakeup_fd(self.writer.fileno(), warn_on_full_buffer=False)
+        self.start()
+
+    def run(self) -> None:
+        first = None
+        while received := self.reader.recv(16):
+            for number in received:
+                if number not in (signal.SIGINT, signal.SIGTERM):  # a warning beforehand is not the end
+                    continue
+                if first is not None and time.monotonic() - first > SAME:
+                    self._end(number)
+                first = first or time.monotonic()
+
+    def _end(self, number: int) -> None:
+        tell(f"{signal.Signals(number).name} again: ending at once")
+        if sys.stderr.isatty():
+            os.write(2, b"\x1b[?25h")  # a progress bar has hidden the cursor
+        with contextlib.suppress(Exception):
+            self.launcher.kill(signal.SIGKILL)
+        os._exit(128 + number)
+
+    def close(self) -> None:
+        signal.set_wakeup_fd(self.before)
+        self.writer.close()
+        self.join()
+        self.reader.close()
+
+
+def tell(message: str) -> None:
+    """Write a line on standard error, also from within a signal's handler, where `print` may not."""
+    os.write(2, f"{message}\n".encode())

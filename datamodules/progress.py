@@ -39,9 +39,9 @@ def set_back_to_step(
     earlier = (total.processed - current.processed) * saved_rows_per_batch // rows_per_step * micro_steps
     for tracker, value in ((current, batches), (total, earlier + batches)):
         # After whole steps the checkpoint was saved between two of these counts, and Lightning reads from their
-        # differences what is still to be done; a step that is begun anew looks like one interrupted in its first batch.
+        # differences what is still to be done; before a step that is begun anew all was done.
         ready, started, completed = (
-            (1, 0, 0)
+            (0, 0, 0)
             if begun
             else (count - tracker.processed for count in (tracker.ready, tracker.started, tracker.completed))
         )

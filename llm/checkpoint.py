@@ -1,5 +1,6 @@
 """Opening a checkpoint: it carries its model's shape and its tokenizer, and needs no other file."""
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "labyrinth" not in checkpoint:
         raise UserError(f"{path} was not written by Labyrinth: it carries no tokenizer and no model shape")
     return checkpoint
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None: its bytes are compared with the checksums that it carries."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            broken = file.testzip()
+    except (OSError, zipfile.BadZipFile) as error:
+        return str(error)
+    return None if broken is None else f"the checksum of {broken} is wrong"
 
 
 def load_model(path: Path) -> tuple[GPT, Tokenizer]:

@@ -11,13 +11,12 @@ from typing import Any
 import lightning as L
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from callbacks import InterruptBetweenSteps, Progress, TextSamples, Throughput, TrainingCurve
+from callbacks import Checkpoints, Interruption, Progress, TextSamples, Throughput, TrainingCurve
 from datamodules.artefacts import UNWRITABLE
 from datamodules.errors import DataError
 from datamodules.pretraining import PretrainDataModule
@@ -25,12 +24,13 @@ from llm.argument_errors import null_option
 from llm.argument_parser import ArgumentParser
 from llm.batch import fill_batch
 from llm.checkpoint import read_checkpoint
+from llm.checkpoint_io import BackgroundCheckpointIO
 from llm.configuration import resolve_config_flags, run_name
 from llm.errors import UserError
 from llm.host_memory import keep_freed_memory
 from llm.modules import LanguageModule, PretrainModule
 from llm.report import print_preparation, print_summary, write_row_scores
-from llm.run import MetricsFile, newest_checkpoint, release_if_empty, reserve_run_folder
+from llm.run import MetricsFile, newest_checkpoint, newest_run, release_if_empty, reserve_run_folder
 
 # What Lightning warns of that is meant here.
 _KNOWN_WARNINGS = (
@@ -50,8 +50,7 @@ CALLBACKS: dict[str, type[L.Callback]] = {
     "samples": TextSamples,
     "throughput": Throughput,
     "curve": TrainingCurve,
-    "best": ModelCheckpoint,
-    "last": ModelCheckpoint,
+    "checkpoints": Checkpoints,
 }
 
 LARGEST_SEED = 2**32 - 1  # that NumPy takes
@@ -84,6 +83,7 @@ class LabyrinthCLI(LightningCLI):
         self.run_folder: Path | None = None
         self.continues = False
         self.exit_code = 0
+        self.interruption = Interruption()
         super().__init__(
             model_class=LanguageModule,
             datamodule_class=L.LightningDataModule,
@@ -113,10 +113,7 @@ class LabyrinthCLI(LightningCLI):
         parser.add_argument("--runs", type=str, default="runs", help="folder in which runs lie")
         for name, callback in CALLBACKS.items():
             parser.add_lightning_class_args(callback, name)
-        parser.set_defaults({"best.filename": "best", "best.monitor": "val_bpb", "best.enable_version_counter": False})
-        parser.set_defaults(
-            {"last.filename": "last", "last.save_on_exception": True, "last.enable_version_counter": False}
-        )
+        parser.set_defaults({"checkpoints.monitor": "val_bpb"})
         for name in ("vocab_size", "context_length"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
@@ -126,6 +123,8 @@ class LabyrinthCLI(LightningCLI):
         """Fill in what the user did not write from the checkpoint's hyperparameters, and say where they differ."""
         options = self.config[self.config.subcommand]
         path = options.get("ckpt_path")
+        if path == "auto":  # what a job that may be started again asks for
+            path = options.ckpt_path = "last" if newest_run(options.runs, options.name) else None
         # Only `last` goes on with a run in its own folder; from any other checkpoint a new run branches off.
         self.continues = path == "last" and self.config.subcommand == "fit"
         if path in ("last", "best"):
@@ -187,8 +186,6 @@ class LabyrinthCLI(LightningCLI):
             folder = Path(options.runs)
         self.run_folder = folder
         options.trainer.default_root_dir = str(folder)
-        for checkpoint in (options.best, options.last):
-            checkpoint.dirpath = str(folder / "checkpoints")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The trainer with the run's metrics file, unless another logger was asked for."""
@@ -202,9 +199,11 @@ class LabyrinthCLI(LightningCLI):
         if config.get("enable_progress_bar") is not False:
             callbacks = [*callbacks, Progress()]
         try:
-            return super()._instantiate_trainer(config, [*callbacks, InterruptBetweenSteps()])
+            trainer = super()._instantiate_trainer(config, [*callbacks, self.interruption])
         except (TypeError, ValueError, RuntimeError) as error:  # of a setting that it does not take
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+        trainer.strategy.checkpoint_io = BackgroundCheckpointIO()
+        return trainer
 
     # ---- running -----------------------------------------------------------------------------------------------
 
@@ -220,14 +219,13 @@ class LabyrinthCLI(LightningCLI):
         """Run it; Lightning's ways of ending become the exit codes that a shell and a scheduler expect."""
         try:
             super()._run_subcommand(subcommand)
-        except SIGTERMException:
-            self._tell_of_interruption()
+        except SIGTERMException:  # before the first step
             self.exit_code = 128 + signal.SIGTERM
         except SystemExit:
             if self.trainer.state.status != TrainerStatus.INTERRUPTED:
                 raise
             self._tell_of_interruption()
-            self.exit_code = 128 + signal.SIGINT
+            self.exit_code = self.interruption.exit_code if self.interruption.received else 128 + signal.SIGINT
         except OSError as error:
             if error.errno not in UNWRITABLE or error.filename is not None:
                 raise
@@ -246,7 +244,7 @@ class LabyrinthCLI(LightningCLI):
     def _tell_of_interruption(self) -> None:
         if not self.trainer.is_global_zero:
             return
-        saved = self.subcommand == "fit" and Path(self.config.fit.last.dirpath, "last.ckpt").exists()
+        saved = self.subcommand == "fit" and self.interruption.received
         print("interrupted" + ("; --ckpt_path last goes on from here" if saved else ""), file=sys.stderr)
 
     def _release(self) -> None:
@@ -303,7 +301,7 @@ def set_up_logging() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    for name in ("datamodules", "llm"):
+    for name in ("datamodules", "llm", "callbacks"):
         logger = logging.getLogger(name)
         logger.handlers.clear()  # of an earlier command in this process
         logger.setLevel(logging.INFO if rank_zero_only.rank == 0 else logging.WARNING)  # type: ignore[attr-defined]

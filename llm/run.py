@@ -1,6 +1,7 @@
 """The folder of a run: `runs/NAME/` with its configuration, metrics, checkpoints and samples."""
 
 import csv
+import logging
 import os
 import re
 from pathlib import Path
@@ -10,7 +11,11 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
+from callbacks.checkpoints import BEST, checkpoints_by_step
+from llm.checkpoint import damage
 from llm.errors import UserError
+
+log = logging.getLogger(__name__)
 
 # The first process decides where a run lies; the processes that a strategy starts inherit it.
 _ENVIRONMENT_KEY = "LABYRINTH_RUN"
@@ -50,29 +55,51 @@ def release_if_empty(folder: Path) -> None:
 
 
 def newest_checkpoint(runs: str | Path, name: str, which: str) -> Path:
-    """The `last` or `best` checkpoint of the newest run called `name` (or `name-2`, ...) in `runs`."""
-    found = [
-        path
-        for path in Path(runs).glob(f"*/checkpoints/{which}.ckpt")
-        if re.fullmatch(rf"{re.escape(name)}(-\d+)?", path.parts[-3])
-    ]
-    if not found:
+    """The `last` or `best` whole checkpoint of the newest run called `name` (or `name-2`, ...) in `runs`.
+
+    A damaged last one is named, and the one before it taken.
+
+    Raises:
+        UserError: there is none, or the best one is damaged.
+    """
+    newest = newest_run(runs, name)
+    if newest is None:
         raise UserError(
-            f"--ckpt_path {which}: no run called {name!r} in {runs}/ has a checkpoint called {which}.ckpt; "
-            "give the path of a checkpoint, or leave --ckpt_path out to start a new run"
+            f"--ckpt_path {which}: no run called {name!r} in {runs}/ has a checkpoint; give the path of a checkpoint, "
+            "or leave --ckpt_path out to start a new run"
         )
-    return max(found, key=lambda path: path.stat().st_mtime)
+    folder = newest / "checkpoints"
+    if which == "best" and not (folder / BEST).exists():
+        raise UserError(f"--ckpt_path best: {folder} has no {BEST}; give --ckpt_path last, or the path of a checkpoint")
+    by_step = checkpoints_by_step(folder)
+    candidates = [folder / BEST] if which == "best" else [by_step[step] for step in reversed(by_step)]
+    for path in candidates:
+        problem = damage(path)
+        if problem is None:
+            return path
+        log.warning("%s is damaged (%s)%s", path, problem, "" if path == candidates[-1] else "; the one before is used")
+    raise UserError(f"--ckpt_path {which}: no checkpoint in {folder} is whole; start a new run without --ckpt_path")
+
+
+def newest_run(runs: str | Path, name: str) -> Path | None:
+    """The folder of the run called `name`, `name-2`, ... whose checkpoints were written last, or None."""
+    written = {
+        folder: max(path.lstat().st_mtime for path in checkpoints.values())
+        for folder in Path(runs).glob("*")
+        if re.fullmatch(rf"{re.escape(name)}(-\d+)?", folder.name)
+        and (checkpoints := checkpoints_by_step(folder / "checkpoints"))
+    }
+    return max(written, key=lambda folder: written[folder]) if written else None
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint file that `path` names: the file itself, or the best (else last) one of a run's folder."""
+    """The checkpoint that `path` names: itself, or the best (else the last) one of a run's folder."""
     path = Path(path)
-    for candidate in (path, path / "checkpoints" / "best.ckpt", path / "checkpoints" / "last.ckpt"):
-        if candidate.is_file():
+    newest = list(checkpoints_by_step(path / "checkpoints").values())[-1:]
+    for candidate in (path / "checkpoints" / BEST, *newest, path):
+        if candidate.is_file() or (candidate.is_dir() and candidate.suffix == ".ckpt"):
             return candidate
-    raise UserError(
-        f"no checkpoint at {path}: give a .ckpt file, or the folder of a run that has checkpoints/best.ckpt"
-    )
+    raise UserError(f"no checkpoint at {path}: give a .ckpt, or the folder of a run that has checkpoints/{BEST}")
 
 
 class _ContinuingWriter(ExperimentWriter):

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from llm.errors import UserError
 from llm.run import MetricsFile, find_checkpoint, newest_checkpoint, release_if_empty, reserve_run_folder
@@ -62,15 +63,15 @@ def test_an_empty_folder_is_given_back_and_a_full_one_kept(tmp_path: Path):
 
 def test_the_newest_checkpoint_of_the_name_is_found(tmp_path: Path):
     for age, name in enumerate(("a", "a-2", "ab", "a-large", "a-2b", "b")):
-        path = tmp_path / name / "checkpoints" / "last.ckpt"
+        path = tmp_path / name / "checkpoints" / "step-00000007.ckpt"
         path.parent.mkdir(parents=True)
-        path.touch()
+        torch.save({}, path)
         os.utime(path, (age, age))
     assert newest_checkpoint(tmp_path, "a", "last").parts[-3] == "a-2"
     assert find_checkpoint(tmp_path / "b") == path
     assert find_checkpoint(path) == path
     best = path.with_name("best.ckpt")
-    best.touch()
+    best.symlink_to(path.name)
     assert find_checkpoint(tmp_path / "b") == best
     with pytest.raises(UserError, match="no run called 'c'"):
         newest_checkpoint(tmp_path, "c", "last")

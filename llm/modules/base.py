@@ -21,6 +21,7 @@ from llm.model.moe import balance_experts
 from llm.modules.checks import check_ranges, demand_same_weights
 from llm.modules.metrics import BitsPerByte
 from llm.modules.optimization import branch_step, build_optimizer, build_schedule, schedule_weight_decay
+from llm.modules.randomness import seed_micro_batch
 from llm.modules.size import shape_and_plan
 from llm.optim import MuonAdamW
 
@@ -129,6 +130,7 @@ class LanguageModule(L.LightningModule):
         self.tokenizer_json: str | None = None
         self.data_fingerprint: str | None = None
         self._group_settings: list[dict[str, Any]] = []
+        self._seed = 0
         # Of the running accumulation window: summed nll (nats) and number of targets.
         self._window: Tensor | None = None
 
@@ -179,7 +181,8 @@ class LanguageModule(L.LightningModule):
     def configure_model(self) -> None:
         """Build the GPT once; its weights depend on the run's seed alone, not on what drew random numbers before."""
         if self.model is None:
-            self.model = GPT(self.config, seed=torch.initial_seed() % 2**63)
+            self._seed = torch.initial_seed() % 2**63
+            self.model = GPT(self.config, seed=self._seed)
             self.model.checkpointing = self.hparams["activation_checkpointing"]
             self.model.z_loss = self.hparams["z_loss"]
 
@@ -233,6 +236,10 @@ class LanguageModule(L.LightningModule):
         """Logits float [B, T, V] of the token after each of `tokens` int64 [B, T], packed as `documents` say."""
         assert self.model is not None
         return self.model(tokens, documents=documents)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Draw the same random numbers in this micro-batch whether or not the run was interrupted before it."""
+        seed_micro_batch(self.trainer, self._seed, batch_idx)
 
     def accumulate_loss(self, nll: Tensor, n_targets: Tensor) -> Tensor:
         """Return the loss to back-propagate for one micro-batch of summed `nll` (nats) over `n_targets` tokens.

@@ -1,78 +1,136 @@
-"""The first Ctrl-C ends training between two steps, the second one at once."""
+"""The first signal ends training between two steps, on all ranks, and a second one at once."""
 
-import contextlib
 import csv
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
+from support.command_line import ROOT, environment
 from support.fake_data import ListDataModule, make_batch, make_module, make_trainer
 
-from callbacks import InterruptBetweenSteps
+from callbacks import Interruption
 from llm.run import MetricsFile
 
 BATCHES = [make_batch(2, 8, 16, seed) for seed in range(8)]
 
 
 @pytest.fixture(autouse=True)
-def _sigint_as_before() -> Iterator[None]:
+def _signals_as_before() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-class CtrlC(L.Callback):
-    """Pressed so many times in the third batch of training, or in the first one of validation."""
+class Signal(L.Callback):
+    """Sent in the third batch of training, or in the first one of validation."""
 
-    def __init__(self, times: int = 0, in_validation: bool = False) -> None:
-        self.times, self.in_validation = times, in_validation
+    def __init__(self, number: signal.Signals, in_validation: bool = False) -> None:
+        self.number, self.in_validation = number, in_validation
         self.validated = 0
 
     def on_before_backward(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.global_step == 2 and not self.in_validation:
-            for _ in range(self.times):
-                signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(self.number)
 
     def on_validation_batch_end(self, *_: Any) -> None:
         self.validated += 1
         if self.in_validation:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(self.number)
 
 
-def fit(*callbacks: L.Callback, ckpt_path: Path | None = None, **settings: Any) -> L.Trainer:
-    trainer = make_trainer(callbacks=[InterruptBetweenSteps(), *callbacks], **settings)
+def fit(*callbacks: L.Callback, ckpt_path: Path | None = None, **settings: Any) -> tuple[L.Trainer, Interruption]:
+    interruption = Interruption()
+    trainer = make_trainer(callbacks=[interruption, *callbacks], **settings)
     data = ListDataModule(BATCHES, BATCHES[:3])
-    with contextlib.suppress(SystemExit):
+    try:
         trainer.fit(make_module(validate_every=4), datamodule=data, ckpt_path=ckpt_path)
-    return trainer
+    except SystemExit:
+        assert interruption.received
+    return trainer, interruption
 
 
-@pytest.mark.parametrize(("times", "steps"), [(0, 8), (1, 3), (2, 2)])
-def test_the_first_one_lets_the_step_end_and_the_second_does_not(times: int, steps: int):
-    assert fit(CtrlC(times)).global_step == steps
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143), (None, 128)]
+)
+def test_a_signal_lets_the_step_end(number: signal.Signals | None, code: int, capfd: pytest.CaptureFixture[str]):
+    trainer, interruption = fit(*([Signal(number)] if number else []))
+    assert trainer.global_step == (3 if number else 8)
+    assert (interruption.received, interruption.exit_code) == (number or 0, code)
+    told = f"{number.name}: ending after this batch; a second one ends at once\n" if number else ""
+    assert told in capfd.readouterr().err
 
 
 def test_validation_ends_between_two_batches_and_gives_no_score():
-    pressed = CtrlC(in_validation=True)
-    trainer = fit(pressed)
-    assert (trainer.global_step, pressed.validated) == (4, 1)
+    sent = Signal(signal.SIGTERM, in_validation=True)
+    trainer, _ = fit(sent)
+    assert (trainer.global_step, sent.validated) == (4, 1)
     assert "val_bpb" not in trainer.callback_metrics
 
 
-@pytest.mark.parametrize(("times", "in_validation", "reached"), [(1, False, 3), (2, False, 2), (1, True, 4)])
-def test_a_resumed_run_logs_on_from_the_step_that_was_reached(
-    times: int, in_validation: bool, reached: int, tmp_path: Path
-):
-    fit(CtrlC(times, in_validation)).save_checkpoint(tmp_path / "last.ckpt")
+@pytest.mark.parametrize(("in_validation", "reached"), [(False, 3), (True, 4)])
+def test_a_resumed_run_logs_on_from_the_step_that_was_reached(in_validation: bool, reached: int, tmp_path: Path):
+    fit(Signal(signal.SIGINT, in_validation))[0].save_checkpoint(tmp_path / "last.ckpt")
     fit(ckpt_path=tmp_path / "last.ckpt", logger=MetricsFile(str(tmp_path)), log_every_n_steps=1)
     with (tmp_path / "metrics.csv").open(newline="") as file:
         steps = [int(row["step"]) for row in csv.DictReader(file) if row["train_loss"]]
     assert steps == list(range(reached, 8))
 
 
-def test_ctrl_c_is_what_it_was_after_training():
-    fit()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+def test_signals_are_what_they_were_after_training():
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    for callbacks in ([], [Signal(signal.SIGTERM)]):
+        fit(*callbacks)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
+
+
+HANGING = """
+import sys, threading, time
+import lightning as L
+from support.fake_data import ListDataModule, make_batch, make_module, make_trainer
+from callbacks import Interruption
+
+class Hangs(L.Callback):
+    def on_before_backward(self, *_):
+        print("hangs", flush=True)
+        lock = threading.Lock()
+        lock.acquire()
+        if sys.argv[1] == "in a lock":
+            lock.acquire()
+        while True:
+            time.sleep(0.01)
+
+batches = [make_batch(2, 8, 16, 0)]
+make_trainer(callbacks=[Interruption(), Hangs()]).fit(make_module(), datamodule=ListDataModule(batches, batches))
+"""
+
+
+@pytest.mark.parametrize("where", ["in a lock", "in Python"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_second_signal_ends_at_once_also_where_python_is_stuck(where: str, number: signal.Signals, code: int):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HANGING, where],
+        env={**environment(), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "hangs\n"
+    process.send_signal(signal.SIGUSR1)  # which warns of the end, and is not counted
+    for _ in range(2):  # these two are one, as from a terminal and a launcher
+        process.send_signal(number)
+        time.sleep(0.2)
+    time.sleep(1.0)
+    assert process.poll() is None
+    process.send_signal(number)
+    _, error = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert error.endswith(f"{number.name} again: ending at once\n")

@@ -13,6 +13,7 @@ import torch
 import yaml
 from support.command_line import TINY, assert_one_sentence, llm, llm_until, write_texts
 
+from callbacks.checkpoints import checkpoints_by_step
 from llm.checkpoint import load_model
 from llm.cli import LabyrinthCLI
 
@@ -40,7 +41,8 @@ def steps(folder: Path) -> list[int]:
 def test_a_run_leaves_its_folder(finished: Path):
     run = finished / "runs" / "whole"
     assert {path.name for path in run.iterdir()} == {"config.yaml", "metrics.csv", "checkpoints", "samples.txt"}
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    names = {path.name for path in (run / "checkpoints").iterdir()}
+    assert names == {"best.ckpt", "step-00000024.ckpt", "step-00000032.ckpt"}
     assert steps(run) == list(range(32))
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["model"]["init_args"]["validate_every"] == 8
@@ -64,11 +66,11 @@ def test_the_first_loss_is_that_of_guessing(finished: Path):
 
 
 def test_a_checkpoint_opens_with_primitives_only_and_carries_its_tokenizer(finished: Path):
-    checkpoint = torch.load(finished / "runs/whole/checkpoints/last.ckpt", weights_only=True)
+    checkpoint = torch.load(finished / "runs/whole/checkpoints/step-00000032.ckpt", weights_only=True)
     assert checkpoint["labyrinth"]["gpt"]["vocab_size"] == 300
     assert checkpoint["labyrinth"]["tokenizer"].startswith("{")
     assert checkpoint["global_step"] == 32
-    model, tokenizer = load_model(finished / "runs/whole/checkpoints/last.ckpt")
+    model, tokenizer = load_model(finished / "runs/whole/checkpoints/step-00000032.ckpt")
     assert not model.training
     assert tokenizer.to_str() == checkpoint["labyrinth"]["tokenizer"]
 
@@ -111,12 +113,16 @@ def test_validate_gives_the_logged_score_at_any_batch_size(finished: Path):
 def test_an_interrupted_run_resumes_to_the_same_weights(finished: Path, stop: signal.Signals):
     name = f"stopped-{stop.name}"
     run = finished / "runs" / name
-    checkpoint = run / "checkpoints" / "last.ckpt"
-    code, output = llm_until("fit", *TINY, f"--name={name}", folder=finished, ready=checkpoint.exists, stop=stop)
+    checkpoints = run / "checkpoints"
+
+    def ready() -> bool:
+        return bool(checkpoints_by_step(checkpoints))
+
+    code, output = llm_until("fit", *TINY, f"--name={name}", folder=finished, ready=ready, stop=stop)
     assert code == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[stop], output
     assert "Traceback" not in output
     assert ("interrupted; --ckpt_path last goes on from here" in output) == (stop != signal.SIGKILL)
-    reached = torch.load(checkpoint, weights_only=True)["global_step"]
+    reached = max(checkpoints_by_step(checkpoints))
     assert 8 <= reached < 32, "the run ended before it was interrupted"
     if stop == signal.SIGKILL:
         # The writer may have flushed a step after the checkpoint that the run will then take again.
@@ -129,8 +135,8 @@ def test_an_interrupted_run_resumes_to_the_same_weights(finished: Path, stop: si
 
     done = llm("fit", *TINY, f"--name={name}", "--ckpt_path=last", folder=finished)
     assert done.returncode == 0, done.stderr
-    whole = weights(finished / "runs/whole/checkpoints/last.ckpt")
-    resumed = weights(checkpoint)
+    whole = weights(finished / "runs/whole/checkpoints/step-00000032.ckpt")
+    resumed = weights(checkpoints / "step-00000032.ckpt")
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     assert steps(run) == list(range(32))  # one row a step: no gap, none twice
     assert not (finished / "runs" / f"{name}-2").exists()
@@ -152,7 +158,7 @@ def test_a_run_that_is_ended_saves_the_step_that_it_reached(finished: Path, monk
     monkeypatch.chdir(finished)
     monkeypatch.setattr(sys, "argv", ["llm"])
     assert EndedAfter11(["fit", *TINY, "--name=ended"]).exit_code == 143
-    assert torch.load("runs/ended/checkpoints/last.ckpt", weights_only=True)["global_step"] == 11
+    assert torch.load("runs/ended/checkpoints/step-00000011.ckpt", weights_only=True)["global_step"] == 11
 
 
 class Made(LabyrinthCLI):
@@ -167,7 +173,7 @@ def test_only_last_goes_on_in_the_folder_of_the_run(finished: Path, monkeypatch:
     monkeypatch.setattr(sys, "argv", ["llm"])
     folders = [
         Made(["fit", *TINY, "--name=whole", f"--ckpt_path={path}"]).run_folder
-        for path in ("last", "best", "runs/whole/checkpoints/last.ckpt")
+        for path in ("last", "best", "runs/whole/checkpoints/step-00000032.ckpt")
     ]
     assert [folder == Path("runs/whole") for folder in folders] == [True, False, False]
 
@@ -182,7 +188,7 @@ def test_what_the_user_left_out_comes_from_the_checkpoint(finished: Path, monkey
 
 def test_what_the_user_wrote_wins_over_the_checkpoint(finished: Path):
     flags = [*TINY, "--name=more", "--model.max_tokens=9216", "--model.lr=0.5"]
-    done = llm("fit", *flags, "--ckpt_path=runs/whole/checkpoints/last.ckpt", folder=finished)
+    done = llm("fit", *flags, "--ckpt_path=runs/whole/checkpoints/step-00000032.ckpt", folder=finished)
     assert done.returncode == 0, done.stderr
     assert "model.lr: 0.5 as written, not 0.001 as in the checkpoint" in done.stdout
     # It branches off into a folder of its own; the run that it comes from stays as it was.
@@ -198,12 +204,12 @@ def test_a_second_run_never_overwrites_the_first(finished: Path):
     short = [flag for flag in TINY if "max_tokens" not in flag]
     done = llm("fit", *short, "--name=whole", "--model.max_tokens=256", folder=finished)
     assert done.returncode == 0, done.stderr
-    assert (finished / "runs/whole-2/checkpoints/last.ckpt").exists()
+    assert (finished / "runs/whole-2/checkpoints/step-00000001.ckpt").exists()
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
 def test_a_checkpoint_of_another_tokenizer_is_refused(finished: Path):
-    flags = ["--data.vocab_size=310", "--name=other", "--ckpt_path=runs/whole/checkpoints/last.ckpt"]
+    flags = ["--data.vocab_size=310", "--name=other", "--ckpt_path=runs/whole/checkpoints/step-00000032.ckpt"]
     done = llm("fit", *TINY, *flags, "--model.gpt.vocab_size=300", folder=finished)
     assert_one_sentence(done.returncode, done.stderr, 1, "tokenizer has 310 ids", "gpt.vocab_size is 300")
     done = llm("fit", *TINY, *flags, folder=finished)
@@ -217,10 +223,10 @@ def test_a_prompt_longer_than_the_context_is_refused(finished: Path):
     assert done.stdout == ""
 
 
-def test_a_full_disk_while_saving_is_one_sentence_and_the_earlier_checkpoint_stays(finished: Path):
+def test_where_no_checkpoint_can_be_written_training_goes_on_and_the_end_says_so(finished: Path):
     flags = [*TINY, "--name=full", "--model.max_tokens=2048"]
     assert llm("fit", *flags, folder=finished).returncode == 0
-    checkpoint = finished / "runs/full/checkpoints/last.ckpt"
+    checkpoint = finished / "runs/full/checkpoints/step-00000008.ckpt"
     before = checkpoint.read_bytes()
 
     def no_file_above(size: int = 20_000) -> None:
@@ -230,5 +236,36 @@ def test_a_full_disk_while_saving_is_one_sentence_and_the_earlier_checkpoint_sta
     longer = [*TINY, "--name=full", "--ckpt_path=last"]
     done = llm("fit", *longer, folder=finished, preexec_fn=no_file_above)
     assert_one_sentence(done.returncode, done.stderr, 1, "File too large")
+    assert "step 16: the checkpoint could not be saved (File too large); training goes on without it" in done.stderr
+    assert steps(finished / "runs/full") == list(range(32))
     assert checkpoint.read_bytes() == before
-    assert {path.name for path in checkpoint.parent.iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in checkpoint.parent.iterdir()} == {"best.ckpt", "step-00000008.ckpt"}
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(finished: Path):
+    assert llm("fit", *TINY, "--name=hurt", folder=finished).returncode == 0
+    folder = finished / "runs/hurt/checkpoints"
+    (folder / "step-00000032.ckpt").write_bytes(b"")
+    middle = bytearray((folder / "step-00000024.ckpt").read_bytes())
+    whole = bytes(middle)
+    middle[len(middle) // 2] ^= 1
+    (folder / "step-00000024.ckpt").write_bytes(middle)
+    done = llm("fit", *TINY, "--name=hurt", "--ckpt_path=last", folder=finished)
+    assert_one_sentence(done.returncode, done.stderr, 1, "no checkpoint in runs/hurt/checkpoints is whole")
+    (folder / "step-00000024.ckpt").write_bytes(whole)
+    done = llm("fit", *TINY, "--name=hurt", "--ckpt_path=last", folder=finished)
+    assert done.returncode == 0, done.stderr
+    assert "step-00000032.ckpt is damaged (File is not a zip file); the one before is used" in done.stderr
+    assert steps(finished / "runs/hurt") == list(range(32))
+    one, two = (weights(finished / "runs" / name / "checkpoints/step-00000032.ckpt") for name in ("whole", "hurt"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_auto_starts_a_run_and_goes_on_with_it(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(finished)
+    monkeypatch.setattr(sys, "argv", ["llm"])
+    first = LabyrinthCLI(["fit", *TINY, "--name=again", "--model.max_tokens=2048", "--ckpt_path=auto"])
+    assert first.trainer.global_step == 8
+    second = LabyrinthCLI(["fit", *TINY, "--name=again", "--model.max_tokens=4096", "--ckpt_path=auto"])
+    assert (second.trainer.global_step, second.run_folder) == (16, Path("runs/again"))
+    assert steps(finished / "runs/again") == list(range(16))

@@ -45,7 +45,7 @@ def test_a_run_of_a_size_trains_and_goes_on_as_it_was(folder: Path) -> None:
     flags = [*SIZED, "--model.size=100k", "--name=sized", "--model.validate_every=20"]
     first = LabyrinthCLI(["fit", *flags, "--model.max_tokens=4000", "--data.global_batch_tokens=128"])
     assert first.trainer.global_step == 32
-    path = "runs/sized/checkpoints/last.ckpt"
+    path = "runs/sized/checkpoints/step-00000032.ckpt"
     assert torch.load(path, weights_only=True)["hyper_parameters"]["size"] == "100k"
     more = LabyrinthCLI(["fit", *flags, f"--ckpt_path={path}", "--model.max_tokens=5120"])
     assert (more.datamodule.global_batch_tokens, more.trainer.global_step) == (128, 40)

@@ -49,13 +49,13 @@ def test_a_run_begins_from_imported_weights(saved: Saved, tmp_path: Path):
     start = ["--ckpt_path=model.ckpt", "--data.tokenizer=model.tokenizer.json", "--model.lr=1e-9"]
     done = llm("fit", *shape, *start, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    model, tokenizer = load_model(tmp_path / "runs" / "run" / "checkpoints" / "last.ckpt")
+    model, tokenizer = load_model(tmp_path / "runs" / "run" / "checkpoints" / "step-00000032.ckpt")
     wanted = read_folder(folder)
     assert model.config == wanted.config
     assert tokenizer.to_str() == wanted.tokenizer.to_str()
     # Trained on from those weights, with steps too small to show.
     torch.testing.assert_close(model.state_dict(), wanted.model().state_dict(), rtol=0, atol=1e-5)
-    assert read_checkpoint(tmp_path / "runs" / "run" / "checkpoints" / "last.ckpt")["global_step"] == 32
+    assert read_checkpoint(tmp_path / "runs" / "run" / "checkpoints" / "step-00000032.ckpt")["global_step"] == 32
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
