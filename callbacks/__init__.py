@@ -4,7 +4,17 @@ from callbacks.checkpoints import Checkpoints
 from callbacks.curve import TrainingCurve
 from callbacks.interruption import Interrupted, Interruption
 from callbacks.progress import Progress
+from callbacks.sample_log import SampleLog
 from callbacks.samples import TextSamples
 from callbacks.throughput import Throughput
 
-__all__ = ["Checkpoints", "Interrupted", "Interruption", "Progress", "TextSamples", "Throughput", "TrainingCurve"]
+__all__ = [
+    "Checkpoints",
+    "Interrupted",
+    "Interruption",
+    "Progress",
+    "SampleLog",
+    "TextSamples",
+    "Throughput",
+    "TrainingCurve",
+]

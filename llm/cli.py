@@ -28,9 +28,10 @@ from llm.checkpoint_io import BackgroundCheckpointIO
 from llm.configuration import resolve_config_flags, run_name
 from llm.errors import UserError
 from llm.host_memory import keep_freed_memory
+from llm.metrics_file import MetricsFile
 from llm.modules import LanguageModule, PretrainModule
 from llm.report import print_preparation, print_summary, write_row_scores
-from llm.run import MetricsFile, newest_checkpoint, newest_run, release_if_empty, reserve_run_folder
+from llm.run import newest_checkpoint, newest_run, release_if_empty, reserve_run_folder
 
 # What Lightning warns of that is meant here.
 _KNOWN_WARNINGS = (

@@ -1,15 +1,9 @@
 """The folder of a run: `runs/NAME/` with its configuration, metrics, checkpoints and samples."""
 
-import csv
 import logging
 import os
 import re
 from pathlib import Path
-from typing import Any
-
-from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.checkpoints import BEST, checkpoints_by_step
 from llm.checkpoint import damage
@@ -100,55 +94,3 @@ def find_checkpoint(path: str | Path) -> Path:
         if candidate.is_file() or (candidate.is_dir() and candidate.suffix == ".ckpt"):
             return candidate
     raise UserError(f"no checkpoint at {path}: give a .ckpt, or the folder of a run that has checkpoints/{BEST}")
-
-
-class _ContinuingWriter(ExperimentWriter):
-    """Lightning's CSV writer, which deletes the file of an earlier run in the folder; this one goes on with it."""
-
-    def _check_log_dir_exists(self) -> None:
-        path = Path(self.metrics_file_path)
-        if path.is_file():
-            with path.open(newline="") as file:
-                self.metrics_keys = list(csv.DictReader(file).fieldnames or [])
-
-    def rewind(self, step: int) -> None:
-        """Drop the rows at and after `step`, which a resumed run will write again."""
-        path = Path(self.metrics_file_path)
-        if not path.is_file():
-            return
-        with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
-            writer.writeheader()
-            writer.writerows(rows)
-        temporary.replace(path)
-
-
-class MetricsFile(CSVLogger):
-    """`metrics.csv` in the folder of the run; a resumed run goes on in the same file.
-
-    Args:
-        folder: the run's folder.
-    """
-
-    def __init__(self, folder: str) -> None:
-        super().__init__(folder, name="", version="", flush_logs_every_n_steps=50)
-
-    @property
-    def experiment(self) -> Any:
-        """The writer (on rank 0)."""
-        if self._experiment is None and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            Path(self.save_dir).mkdir(parents=True, exist_ok=True)
-            self._experiment = _ContinuingWriter(self.save_dir)
-        return self._experiment
-
-    @rank_zero_only
-    def log_hyperparams(self, params: Any = None) -> None:
-        """Nothing: the run's config.yaml holds them."""
-
-    @rank_zero_only
-    def rewind(self, step: int) -> None:
-        """Forget what was logged at and after optimizer step `step`."""
-        self.experiment.rewind(step)

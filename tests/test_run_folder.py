@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from llm.errors import UserError
-from llm.run import MetricsFile, find_checkpoint, newest_checkpoint, release_if_empty, reserve_run_folder
+from llm.metrics_file import MetricsFile
+from llm.run import find_checkpoint, newest_checkpoint, release_if_empty, reserve_run_folder
 
 
 @pytest.fixture(autouse=True)
@@ -96,3 +97,31 @@ def test_metrics_of_a_resumed_run_go_on_without_gaps_or_doubles(tmp_path: Path):
     resumed.save()
     assert [int(row["step"]) for row in rows(tmp_path)] == list(range(8))
     assert [float(row["loss"]) for row in rows(tmp_path)] == list(range(8))
+
+
+def test_a_row_that_was_cut_off_and_a_new_column_cost_no_other_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    logger = MetricsFile(str(tmp_path))
+    for step in range(3):
+        logger.log_metrics({"loss": step, "rate": 1.0}, step=step)
+    logger.save()
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("3.0,1")  # killed here
+    resumed = MetricsFile(str(tmp_path))
+    resumed.rewind(3)
+    resumed.log_metrics({"loss": 3, "rate": 1.0, "new": 2.0}, step=3)
+    before = (tmp_path / "metrics.csv").read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr(csv.DictWriter, "writerows", lambda *_: 1 / 0)  # killed in the middle of writing all rows anew
+        with pytest.raises(ZeroDivisionError):
+            resumed.save()
+    assert (tmp_path / "metrics.csv").read_text() == before
+    again = MetricsFile(str(tmp_path))
+    again.rewind(3)
+    again.log_metrics({"loss": 3, "rate": 1.0, "new": 2.0}, step=3)
+    again.save()
+    assert [(row["step"], row["loss"], row["new"]) for row in rows(tmp_path)] == [
+        ("0", "0", ""),
+        ("1", "1", ""),
+        ("2", "2", ""),
+        ("3", "3", "2.0"),
+    ]

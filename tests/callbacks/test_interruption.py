@@ -15,7 +15,7 @@ from support.command_line import ROOT, environment
 from support.fake_data import ListDataModule, make_batch, make_module, make_trainer
 
 from callbacks import Interruption
-from llm.run import MetricsFile
+from llm.metrics_file import MetricsFile
 
 BATCHES = [make_batch(2, 8, 16, seed) for seed in range(8)]
 

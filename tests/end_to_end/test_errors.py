@@ -47,7 +47,7 @@ CASES = {
     "steps": (["fit", *TINY, "--model.validate_every=0"], 1, ["model.validate_every is 0", "1 or more"]),
     "share": (["fit", *TINY, "--model.warmup=5"], 1, ["model.warmup is 5", "0 to 1"]),
     "null": (["fit", *TINY, "--model.momentum=null"], 1, ["model.momentum is null"]),
-    "null of a callback": (["fit", *TINY, "--config", "null.yaml"], 1, ["best.save_top_k is null"]),
+    "null of a callback": (["fit", *TINY, "--config", "null.yaml"], 1, ["checkpoints.keep_last is null"]),
     "heads": (
         ["fit", *TINY, "--model.gpt={n_heads: 4, n_kv_heads: 3}"],
         1,
