@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -109,8 +109,24 @@ def wait_for(aim: str, process: subprocess.Popen[str], folder: Path, began: floa
             time.sleep(0.0001)
 
 
-def kill_until_done(folder: Path, flags: list[str], draw: random.Random, most: int) -> list[tuple[str, str, int]]:
-    """Start, kill up to `most` times, and let it end; (signal, phase, exit code) of each kill."""
+class Kill(NamedTuple):
+    """One kill: the signal, what the run was doing, and its exit code."""
+
+    signal: str
+    phase: str
+    code: int
+
+
+class Result(NamedTuple):
+    """What a run left: its last checkpoint, the rows of its log, and the samples of each step by rank."""
+
+    state: dict[str, Any]
+    rows: list[dict[str, str]]
+    samples: dict[tuple[str, int], list[str]]
+
+
+def kill_until_done(folder: Path, flags: list[str], draw: random.Random, most: int) -> list[Kill]:
+    """Start, kill up to `most` times, and let it end."""
     kills = []
     for aim in (draw.choice(AIMS) if folder.joinpath("runs").exists() else AIMS[1] for _ in range(most)):
         began = time.time()
@@ -122,7 +138,7 @@ def kill_until_done(folder: Path, flags: list[str], draw: random.Random, most: i
         found = phase(folder, began)
         (os.killpg if number == signal.SIGKILL else os.kill)(process.pid, number)
         code = process.wait(timeout=120)
-        kills.append((number.name, found, code))
+        kills.append(Kill(number.name, found, code))
         if code == 0:
             break
     process = start(folder, flags)
@@ -132,8 +148,8 @@ def kill_until_done(folder: Path, flags: list[str], draw: random.Random, most: i
     return kills
 
 
-def result(folder: Path) -> dict[str, Any]:
-    """What a run left: its last checkpoint's tensors, the rows of its log, and the samples of each step."""
+def result(folder: Path) -> Result:
+    """Read what a run left."""
     (run,) = [path for path in (folder / "runs").iterdir() if (path / f"checkpoints/step-{STEPS:08}.ckpt").exists()]
     state = torch.load(run / f"checkpoints/step-{STEPS:08}.ckpt", weights_only=True)
     with (run / "metrics.csv").open(newline="") as file:
@@ -146,7 +162,7 @@ def result(folder: Path) -> dict[str, Any]:
                 samples = {key: rows for key, rows in samples.items() if key[0] != path.name or key[1] < int(what[0])}
             else:
                 samples.setdefault((path.name, int(step)), []).extend(what[1:])
-    return {"state": [state["state_dict"], state["optimizer_states"]], "rows": rows, "samples": samples}
+    return Result({key: state[key] for key in ("state_dict", "optimizer_states", "lr_schedulers")}, rows, samples)
 
 
 def identical(one: Any, other: Any) -> bool:
@@ -160,19 +176,19 @@ def identical(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def compare(whole: dict[str, Any], killed: dict[str, Any]) -> list[str]:
+def compare(whole: Result, killed: Result) -> list[str]:
     """In what a killed run differs from the undisturbed one."""
     wrong = []
-    if not identical(whole["state"], killed["state"]):
+    if not identical(whole.state, killed.state):
         wrong.append("weights or optimizer state differ")
-    differing = [row for row in whole["rows"] if row not in killed["rows"]]
-    differing += [row for row in killed["rows"] if row not in whole["rows"]]
-    if whole["rows"] != killed["rows"]:
-        wrong.append(f"the log differs ({differing or 'in its order'})")
-    if whole["samples"] != killed["samples"]:
-        keys = sorted({*whole["samples"], *killed["samples"]})
-        differing = [key[1] for key in keys if whole["samples"].get(key) != killed["samples"].get(key)]
-        wrong.append(f"other samples in steps {differing}")
+    if whole.rows != killed.rows:
+        missing = [row for row in whole.rows if row not in killed.rows]
+        added = [row for row in killed.rows if row not in whole.rows]
+        wrong.append(f"the log differs: without {missing}, with {added}")
+    if whole.samples != killed.samples:
+        keys = sorted({*whole.samples, *killed.samples})
+        steps = [step for name, step in keys if whole.samples.get((name, step)) != killed.samples.get((name, step))]
+        wrong.append(f"other samples in steps {steps}")
     return wrong
 
 
@@ -187,7 +203,7 @@ def main() -> int:
     options = parser.parse_args()
     flags = [f"--trainer.devices={options.devices}", f"--trainer.strategy={options.strategy}"]
     draw = random.Random(options.seed)
-    kills: list[tuple[str, str, int]] = []
+    kills: list[Kill] = []
     failures = runs = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -206,7 +222,7 @@ def main() -> int:
             print(f"run {runs}: {len(found)} kills; {'; '.join(wrong) or 'identical'}", flush=True)
     print(f"\n{len(kills)} kills in {runs} runs; {runs - failures} of {runs} end bit-identical to the undisturbed run")
     for (number, where), count in sorted(collections.Counter(kill[:2] for kill in kills).items()):
-        codes = sorted({code for one, place, code in kills if (one, place) == (number, where)})
+        codes = sorted({kill.code for kill in kills if kill[:2] == (number, where)})
         print(f"  {count:3} {number:8} {where:32} exit codes {codes}")
     return int(failures > 0)
 

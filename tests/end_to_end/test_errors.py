@@ -17,7 +17,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("errors")
     write_texts(folder)
     (folder / "damaged.yaml").write_text("model: [1,\n")
-    (folder / "null.yaml").write_text("best: {save_top_k: null}\n")
+    (folder / "null.yaml").write_text("checkpoints: {keep_last: null}\n")
     (folder / "empty.txt").write_text("")
     (folder / "binary.txt").write_bytes(bytes(range(256)) * 40)
     (folder / "latin.txt").write_bytes("caf\xe9 ".encode("latin-1") * 500)
