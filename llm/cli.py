@@ -31,6 +31,7 @@ from llm.failure import EndTogether
 from llm.host_memory import keep_freed_memory
 from llm.metrics_file import MetricsFile
 from llm.modules import LanguageModule, PretrainModule
+from llm.ranks import follow_launcher
 from llm.report import print_preparation, print_summary, write_row_scores
 from llm.run import newest_checkpoint, newest_run, release_if_empty, reserve_run_folder
 
@@ -180,7 +181,9 @@ class LabyrinthCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Reserve the folder of the run and let everything be written there."""
         options = self.config[self.config.subcommand]
-        fill_batch(options, self.parser.parse_args(self.arguments, defaults=False)[self.config.subcommand])
+        written = self.parser.parse_args(self.arguments, defaults=False)[self.config.subcommand]
+        fill_batch(options, written)
+        follow_launcher(options.trainer, written.get("trainer", Namespace()))
         if self.continues:
             folder = Path(options.ckpt_path).parent.parent
         elif self.subcommand == "fit":
