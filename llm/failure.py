@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
@@ -20,8 +21,10 @@ from llm.errors import UserError
 POLL = 0.25  # seconds between two looks at the other processes
 GRACE = 1.5  # seconds in which the process that failed first tells why
 PATIENCE = 10.0  # seconds in which processes may end by themselves
+BEAT = 5.0  # seconds between two signs of life
+SILENCE = 60.0  # seconds without one after which a process counts as gone: no step of Python's keeps its lock so long
 
-_FAILED, _GONE = "labyrinth/failed", "labyrinth/gone"
+_FAILED, _GONE, _ALIVE = "labyrinth/failed", "labyrinth/gone", "labyrinth/alive/{}"
 
 # How the backends say that a peer of a collective is no longer there.
 _LOST = ("connection closed by peer", "connection reset by peer", "broken pipe", "remote process exited", "socket")
@@ -44,6 +47,8 @@ class EndTogether:
         self._watch: threading.Thread | None = None
         self._over = threading.Event()
         self._first = self._store_is_lost = False
+        self._heard: dict[int, tuple[bytes, float]] = {}
+        self._next_beat = 0.0
         self._lock = threading.Lock()
 
     def __enter__(self) -> "EndTogether":
@@ -88,12 +93,13 @@ class EndTogether:
         store = None
         while not self._over.wait(POLL):
             self._disarm_lightning()
-            problem = self._dead_child()
-            if problem is not None and self._claim():
-                self._end(f"error: {problem}")
             if store is None and distributed.is_initialized():
                 store = _store()
             try:
+                silent = self._silent_rank(store) if store is not None else None
+                problem = self._dead_child() or silent
+                if problem is not None and self._claim():
+                    self._end(f"error: {problem}; --ckpt_path last goes on from the newest checkpoint")
                 failed = store is not None and store.check([_FAILED])
             except (RuntimeError, distributed.DistError):
                 self._store_is_lost = True
@@ -111,10 +117,24 @@ class EndTogether:
             if (code := child.poll()) is not None and code < 0:
                 name = signal.Signals(-code).name
                 hint = " (often the system, when memory ran out)" if -code == signal.SIGKILL else ""
-                return (
-                    f"the process of rank {rank} was ended by {name}{hint}; --ckpt_path last goes on from the newest "
-                    "checkpoint"
-                )
+                return f"the process of rank {rank} was ended by {name}{hint}"
+        return None
+
+    def _silent_rank(self, store: Any) -> str | None:
+        """Give a sign of life; rank 0 returns who has given none for long, as after a cable was cut."""
+        now = time.monotonic()
+        if now < self._next_beat:
+            return None
+        self._next_beat = now + BEAT
+        store.set(_ALIVE.format(self.trainer.global_rank), str(now))
+        if self.trainer.global_rank != 0:
+            return None
+        for rank in range(1, self.trainer.world_size):
+            beat = store.get(_ALIVE.format(rank)) if store.check([_ALIVE.format(rank)]) else b""
+            if self._heard.get(rank, (None,))[0] != beat:
+                self._heard[rank] = beat, now
+            elif now - self._heard[rank][1] > SILENCE:
+                return f"nothing was heard of rank {rank} for {SILENCE:.0f} s: its node or the network to it is gone"
         return None
 
     def _end(self, message: str = "") -> None:
@@ -181,4 +201,6 @@ class EndTogether:
 
 def _store() -> Any:
     """A connection of its own to the store of the process group."""
-    return torch.distributed.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]
+    store = torch.distributed.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]
+    store.set_timeout(timedelta(seconds=SILENCE / 2))
+    return store
