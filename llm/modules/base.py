@@ -182,9 +182,20 @@ class LanguageModule(L.LightningModule):
         """Build the GPT once; its weights depend on the run's seed alone, not on what drew random numbers before."""
         if self.model is None:
             self._seed = torch.initial_seed() % 2**63
-            self.model = GPT(self.config, seed=self._seed)
+            if self._device_mesh is None:
+                self.model = GPT(self.config, seed=self._seed)
+            else:
+                self.model = self._sharded(self._device_mesh)
             self.model.checkpointing = self.hparams["activation_checkpointing"]
             self.model.z_loss = self.hparams["z_loss"]
+
+    def _sharded(self, mesh: DeviceMesh) -> GPT:
+        """The part of the GPT that this process has, with the same weights as the whole one."""
+        try:
+            half = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
+            return sharded_gpt(self.config, self._seed, mesh, half)
+        except ConfigError as error:
+            raise UserError(f"model: {error}") from error
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """One optimizer with a rate per role of parameter, and a schedule counted in optimizer steps."""
