@@ -2,10 +2,8 @@
 
 import logging
 import math
-from functools import partial
 from typing import Any, Literal
 
-import lightning as L
 import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRSchedulerConfig
 from rich.console import Console
@@ -17,12 +15,18 @@ from llm.generation import continue_text
 from llm.model import GPT
 from llm.model.checkpointing import Checkpointing
 from llm.model.config import GPTOverrides
-from llm.model.moe import balance_experts
 from llm.modules.checks import check_ranges, demand_same_weights
 from llm.modules.metrics import BitsPerByte
-from llm.modules.optimization import branch_step, build_optimizer, build_schedule, schedule_weight_decay
+from llm.modules.optimization import (
+    apply_settings,
+    branch_step,
+    build_optimizer,
+    build_schedule,
+    schedule_weight_decay,
+)
 from llm.modules.randomness import seed_micro_batch
 from llm.modules.size import shape_and_plan
+from llm.modules.step import StepModule
 from llm.optim import MuonAdamW
 
 log = logging.getLogger(__name__)
@@ -33,7 +37,7 @@ DEFAULT_LR = 1e-3
 LARGEST_SCORED = 2**27  # logits that scoring holds at once: half a gigabyte in float32
 
 
-class LanguageModule(L.LightningModule):
+class LanguageModule(StepModule):
     """A GPT in training: its optimizer, schedule, budget, exact token-weighted loss, and checkpoint contents.
 
     The data module attached to the trainer must have `tokenizer`, `fingerprint` and `global_batch_tokens`, and give
@@ -131,8 +135,6 @@ class LanguageModule(L.LightningModule):
         self.data_fingerprint: str | None = None
         self._group_settings: list[dict[str, Any]] = []
         self._seed = 0
-        # Of the running accumulation window: summed nll (nats) and number of targets.
-        self._window: Tensor | None = None
 
     # ---- set-up -----------------------------------------------------------------------------------------------
 
@@ -233,13 +235,8 @@ class LanguageModule(L.LightningModule):
         assert self.total_steps is not None
         if self.hparams["decay_from_checkpoint"] and self._decay_start is None:
             self._decay_start = branch_step(optimizer, self.trainer.global_step)
-        scheduler.lr_lambdas = [build_schedule(self.hparams, self.total_steps, self._decay_start)] * len(
-            optimizer.param_groups
-        )
-        scheduler.base_lrs = [settings["initial_lr"] for settings in self._group_settings]
-        factor = scheduler.lr_lambdas[0](scheduler.last_epoch)
-        for group, settings in zip(optimizer.param_groups, self._group_settings, strict=True):
-            group.update(settings, lr=settings["initial_lr"] * factor)
+        schedule = build_schedule(self.hparams, self.total_steps, self._decay_start)
+        apply_settings(optimizer, scheduler, self._group_settings, schedule)
 
     # ---- the loss of a global batch -----------------------------------------------------------------------------
 
@@ -252,43 +249,17 @@ class LanguageModule(L.LightningModule):
         """Draw the same random numbers in this micro-batch whether or not the run was interrupted before it."""
         seed_micro_batch(self.trainer, self._seed, batch_idx)
 
-    def accumulate_loss(self, nll: Tensor, n_targets: Tensor) -> Tensor:
-        """Return the loss to back-propagate for one micro-batch of summed `nll` (nats) over `n_targets` tokens.
-
-        Micro-batches hold different numbers of targets, so a mean of their means is not the mean of the step
-        (Lightning #20350). Each is therefore divided by one constant, and `on_before_optimizer_step` rescales the
-        gradients by the number of targets that the step really had.
-        """
-        totals = torch.stack([nll.detach().float(), n_targets.float()])
-        self._window = totals if self._window is None else self._window + totals
-        return nll / self.config.context_length
-
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Make the gradients those of Σ nll / Σ targets over every micro-batch and rank of the step."""
-        assert self._window is not None
-        nll, n_targets = self.trainer.strategy.reduce(self._window, reduce_op="sum")
-        self._window = None
-        # Undo: the constant above, Lightning's division by the accumulation, the mean over ranks of ddp and fsdp.
+        # Undo: accumulate_loss' constant, Lightning's division by the accumulation, the mean over ranks of ddp, fsdp.
         undo = self.config.context_length * self.trainer.accumulate_grad_batches * self.trainer.world_size
-        # A step without any target has zero gradients, which stay zero.
-        scale = undo / n_targets.clamp(min=1)
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        torch._foreach_mul_(gradients, scale)
+        self.rescale_gradients(undo)
         schedule, progress = self.hparams["weight_decay_schedule"], self.trainer.global_step / (self.total_steps or 1)
         schedule_weight_decay(optimizer, self._group_settings, schedule, progress)
-        self.log("train_loss", nll / n_targets.clamp(min=1), prog_bar=True)
-        step = self.trainer.global_step + 1
-        if step % self.trainer.log_every_n_steps == 0 or step == self.total_steps:  # type: ignore[attr-defined]
-            self.log("lr", optimizer.param_groups[0]["lr"])  # a third of a millisecond, which every step would pay
+        if self.is_logged_step():
+            self.log("lr", optimizer.param_groups[0]["lr"])
         if self.config.n_experts:
-            self._balance_experts()
-
-    def _balance_experts(self) -> None:
-        """Even out the load that the experts had in the whole global batch; log the largest share that one had."""
-        reduce = partial(self.trainer.strategy.reduce, reduce_op="sum")
-        largest = balance_experts(self, reduce)
-        if largest is not None:
-            self.log("largest_expert_share", largest)
+            self.balance_experts()
 
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Any, batch_idx: int) -> None:
         """Ask for the end at the last step: Lightning then validates once more, whatever the interval."""

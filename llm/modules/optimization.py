@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, Literal
 
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from llm.errors import UserError
 from llm.model import GPT
@@ -65,6 +66,20 @@ def branch_step(optimizer: Optimizer, step: int) -> int:
             "off the stable part, so give a checkpoint from after the warm-up and before the decay"
         )
     return step
+
+
+def apply_settings(
+    optimizer: Optimizer,
+    scheduler: LambdaLR,
+    settings: Sequence[Mapping[str, Any]],
+    schedule: Callable[[int], float],
+) -> None:
+    """Let a run's `settings` of each group and its `schedule` win over those that a checkpoint brought along."""
+    scheduler.lr_lambdas = [schedule] * len(optimizer.param_groups)
+    scheduler.base_lrs = [mine["initial_lr"] for mine in settings]
+    factor = schedule(scheduler.last_epoch)
+    for group, mine in zip(optimizer.param_groups, settings, strict=True):
+        group.update(mine, lr=mine["initial_lr"] * factor)
 
 
 def schedule_weight_decay(
