@@ -16,7 +16,7 @@ import torch.distributed.checkpoint as dcp
 import xxhash
 from torch import Tensor
 from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
 SKELETON, MANIFEST = "skeleton.pt", "manifest.json"
 _MARK = "tensor of the folder"  # the only key of the dict that stands for a tensor
@@ -66,7 +66,9 @@ def read_folder(path: Path, without: tuple[str, ...] = ()) -> dict[str, Any]:
     """
     skeleton = torch.load(path / SKELETON, weights_only=True)
     reader = SafeReader(path)
-    stored = {k: v for k, v in reader.read_metadata().state_dict_metadata.items() if isinstance(v, TensorStorageMetadata)}
+    stored = {
+        k: v for k, v in reader.read_metadata().state_dict_metadata.items() if isinstance(v, TensorStorageMetadata)
+    }
     wanted = {key for key in stored if key.partition("/")[0] not in without}
     tensors = {
         key: torch.empty(info.size, dtype=info.properties.dtype, device="cpu" if key in wanted else "meta")
@@ -119,14 +121,17 @@ class SafeReader(FileSystemReader):
         """
         content = (Path(self.path) / ".metadata").read_bytes()
         metadata: Metadata = _Contents(io.BytesIO(content)).load()
-        if getattr(metadata, "storage_meta", None) is None:
-            metadata.storage_meta = dcp.metadata.StorageMeta()
+        metadata.storage_meta = getattr(metadata, "storage_meta", None) or StorageMeta()
         metadata.storage_meta.load_id = self.load_id
         return metadata
 
 
 class _Contents(pickle.Unpickler):
-    MODULES = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem", "torch.serialization")
+    MODULES = (
+        "torch.distributed.checkpoint.metadata",
+        "torch.distributed.checkpoint.filesystem",
+        "torch.serialization",
+    )
     NAMES = frozenset({"torch.Size", "torch._utils._rebuild_device", "collections.OrderedDict", "pathlib.PosixPath"})
 
     def find_class(self, module: str, name: str) -> Any:

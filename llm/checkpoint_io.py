@@ -45,7 +45,7 @@ class BackgroundCheckpointIO(TorchCheckpointIO):
         self.submit(partial(write_checkpoint, self.copied(checkpoint), Path(path)))
 
     def copied(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
-        """What can be written while training goes on: a copy, or `checkpoint` itself where nothing is in the background."""
+        """What can be written while training goes on: a copy; `checkpoint` itself if nothing is in the background."""
         self.wait()
         copy: dict[str, Any] = self._snapshot.take(checkpoint) if self.background else checkpoint
         return copy

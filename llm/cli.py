@@ -26,6 +26,7 @@ from llm.batch import fill_batch
 from llm.checkpoint import read_checkpoint
 from llm.checkpoint_io import BackgroundCheckpointIO
 from llm.configuration import resolve_config_flags, run_name
+from llm.distributed import check_strategy, register_strategies
 from llm.errors import UserError
 from llm.failure import EndTogether
 from llm.host_memory import keep_freed_memory
@@ -88,6 +89,7 @@ class LabyrinthCLI(LightningCLI):
         self.continues = False
         self.exit_code = 0
         self.interruption = Interruption()
+        register_strategies()
         super().__init__(
             model_class=LanguageModule,
             datamodule_class=L.LightningDataModule,
@@ -184,6 +186,7 @@ class LabyrinthCLI(LightningCLI):
         written = self.parser.parse_args(self.arguments, defaults=False)[self.config.subcommand]
         fill_batch(options, written)
         follow_launcher(options.trainer, written.get("trainer", Namespace()))
+        check_strategy(options.trainer)
         if self.continues:
             folder = Path(options.ckpt_path).parent.parent
         elif self.subcommand == "fit":

@@ -30,12 +30,13 @@ def check_strategy(trainer: Namespace) -> None:
     name = trainer.get("strategy")
     if name == "fsdp":
         if trainer.get("accelerator") == "cpu" or not torch.cuda.is_available():
-            raise UserError("trainer.strategy fsdp needs a CUDA device: on a CPU take fsdp2, which shards there as well")
+            raise UserError(
+                "trainer.strategy fsdp needs a CUDA device: on a CPU take fsdp2, which shards there as well"
+            )
         trainer.strategy = name = "fsdp2"
     if is_fsdp2(name) and trainer.get("precision") in ("16", 16, "16-mixed"):
         raise UserError(
-            "trainer.precision 16-mixed does not go with fsdp2, whose shards its loss scaler cannot look at as one: take "
-            "bf16-mixed"
+            "trainer.precision 16-mixed does not go with fsdp2: its loss scaler cannot see all shards; take bf16-mixed"
         )
 
 

@@ -133,7 +133,6 @@ def opened(path: Path) -> dict[str, Any]:
     return {**read_folder(path, without=_CUT), _OPENED_FROM: str(path)}
 
 
-
 def load_shards(checkpoint: Mapping[str, Any], place: tuple[Any, ...], target: dict[Any, Any]) -> None:
     """Fill the tensors of `target`, this process's parts, from what an `opened` checkpoint has at `place`."""
     _, tensors = taken_apart(target, place)
@@ -148,4 +147,3 @@ def load_shards(checkpoint: Mapping[str, Any], place: tuple[Any, ...], target: d
             whole = saved[key].to(tensor.device)
             local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
             local.copy_(part_of(whole, tensor))
-

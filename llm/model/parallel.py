@@ -40,7 +40,9 @@ def sharded_gpt(config: GPTConfig, seed: int, mesh: DeviceMesh, half: torch.dtyp
         for block in model.blocks:
             parallelize_module(block, tensor_parallel, _tensor_plan(config))
     data_parallel = mesh["data_parallel"]
-    policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None, cast_forward_inputs=False)
+    policy = MixedPrecisionPolicy(
+        param_dtype=half, reduce_dtype=torch.float32 if half else None, cast_forward_inputs=False
+    )
     for block in model.blocks:
         fully_shard(block, mesh=data_parallel, mp_policy=policy)
     # The embedding and the head, once a step: in the weights' own dtype, as under ddp.
@@ -56,7 +58,7 @@ def check_tensor_parallel(config: GPTConfig, parts: int) -> None:
     for name in ("n_heads", "n_kv_heads", "d_ff"):
         if getattr(config, name) % parts:
             raise ConfigError(
-                f"{name} {getattr(config, name)} is not divisible by the tensor-parallel size {parts}: change one of them"
+                f"{name} {getattr(config, name)} is not divisible by tensor_parallel_size {parts}: change one of them"
             )
     if config.n_experts:
         raise ConfigError("experts are not cut by tensor parallelism: set tensor_parallel_size to 1, or n_experts to 0")
@@ -67,6 +69,8 @@ def sum_parts_of_gradients(model: nn.Module, mesh: DeviceMesh) -> None:
 
     Queries' and keys' norms have one weight for all heads, of which each process sees some.
     """
+    if mesh["tensor_parallel"].size() == 1:
+        return
     group = mesh["tensor_parallel"].get_group()
     for name, weight in model.named_parameters():
         if name.endswith(("query_norm.weight", "key_norm.weight")) and weight.grad is not None:
@@ -84,4 +88,8 @@ def _tensor_plan(config: GPTConfig) -> dict[str, ParallelStyle]:
 
 
 def _device(mesh: DeviceMesh) -> torch.device:
-    return torch.device(mesh.device_type, torch.cuda.current_device()) if mesh.device_type == "cuda" else torch.device("cpu")
+    return (
+        torch.device(mesh.device_type, torch.cuda.current_device())
+        if mesh.device_type == "cuda"
+        else torch.device("cpu")
+    )

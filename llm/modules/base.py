@@ -8,13 +8,15 @@ import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRSchedulerConfig
 from rich.console import Console
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.optim.lr_scheduler import LambdaLR
 
 from llm.errors import UserError
 from llm.generation import continue_text
-from llm.model import GPT
+from llm.model import GPT, ConfigError
 from llm.model.checkpointing import Checkpointing
 from llm.model.config import GPTOverrides
+from llm.model.parallel import sharded_gpt, sum_parts_of_gradients
 from llm.modules.checks import check_ranges, demand_same_weights
 from llm.modules.metrics import BitsPerByte
 from llm.modules.optimization import (
@@ -253,6 +255,8 @@ class LanguageModule(StepModule):
         """Make the gradients those of Σ nll / Σ targets over every micro-batch and rank of the step."""
         # Undo: accumulate_loss' constant, Lightning's division by the accumulation, the mean over ranks of ddp, fsdp.
         undo = self.config.context_length * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        if self._device_mesh is not None:
+            sum_parts_of_gradients(self, self._device_mesh)
         self.rescale_gradients(undo)
         schedule, progress = self.hparams["weight_decay_schedule"], self.trainer.global_step / (self.total_steps or 1)
         schedule_weight_decay(optimizer, self._group_settings, schedule, progress)
