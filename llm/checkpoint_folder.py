@@ -8,6 +8,7 @@ of each file, which tells a damaged one.
 import io
 import json
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,9 @@ def read_folder(path: Path, without: tuple[str, ...] = ()) -> dict[str, Any]:
 def read_tensors(path: Path, targets: dict[str, Tensor]) -> None:
     """Fill `targets`, whole ones or parts (DTensor), with the folder's tensors of these names, without the others."""
     if targets:
-        dcp.load(targets, storage_reader=SafeReader(path), no_dist=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*assuming the intent is to load in a single process.*")
+            dcp.load(targets, storage_reader=SafeReader(path), no_dist=True)
 
 
 def digest(path: Path) -> str:
