@@ -131,15 +131,12 @@ class _Agreement:
 class _SecondSignal(threading.Thread):
     """Ends the process at the second signal, also when Python's handlers cannot run: in a collective that hangs."""
 
-    watching = False
-
     def __init__(self, launcher: Any) -> None:
         super().__init__(name="second-signal", daemon=True)
         self.launcher = launcher
         self.reader, self.writer = socket.socketpair()
         self.writer.setblocking(False)
         self.before = signal.set_wakeup_fd(self.writer.fileno(), warn_on_full_buffer=False)
-        _SecondSignal.watching = True
         self.start()
 
     def run(self) -> None:
@@ -163,7 +160,6 @@ class _SecondSignal(threading.Thread):
         os._exit(128 + number)
 
     def close(self) -> None:
-        _SecondSignal.watching = False
         signal.set_wakeup_fd(self.before)
         self.writer.setblocking(True)
         self.writer.send(b"\0")
@@ -175,15 +171,3 @@ class _SecondSignal(threading.Thread):
 def tell(message: str) -> None:
     """Write a line on standard error, also from within a signal's handler, where `print` may not."""
     os.write(2, f"{message}\n".encode())
-
-
-def _leave_signals_to_the_parent() -> None:
-    """In a process that was forked in training, as a loader's workers are: a terminal's Ctrl-C reaches them, too."""
-    if _SecondSignal.watching:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, signal.SIG_DFL)
-
-
-os.register_at_fork(after_in_child=_leave_signals_to_the_parent)

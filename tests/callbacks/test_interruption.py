@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from callbacks import Interruption
 from callbacks.interruption import SAME
+from datamodules.tokens.batches import make_loader
 from llm.metrics_file import MetricsFile
 
 BATCHES = [make_batch(2, 8, 16, seed) for seed in range(8)]
@@ -100,10 +101,10 @@ class WithWorkers(ListDataModule):
     """Its batches come from forked processes, which share what was open when they were made."""
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self.train, batch_size=None, num_workers=2, persistent_workers=True)
+        return make_loader(self.train, 2, batch_size=None)
 
 
-@pytest.mark.parametrize("number", [None, signal.SIGINT])
+@pytest.mark.parametrize("number", [None, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_loader_with_workers_ends(number: signal.Signals | None, capfd: pytest.CaptureFixture[str]):
     class ToAll(L.Callback):
         """As a terminal does: to the process and to those that it forked."""
