@@ -68,7 +68,7 @@ ROWS = [
     Row("ddp", 2, 2, 4),
     Row("fsdp2", 2),
     Row("fsdp2", 2, 2, 4),
-    Row("fsdp2", 2, micro_batch=8, flags="--trainer.strategy.tensor_parallel_size=2"),
+    Row("FSDP2", 2, micro_batch=8, flags="--trainer.strategy.tensor_parallel_size=2"),
     Row("auto", micro_batch=4, after="ddp"),
     Row("auto", micro_batch=4, after="fsdp2"),
     Row("ddp", 2, micro_batch=8, after="auto"),

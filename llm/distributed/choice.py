@@ -6,6 +6,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch.strategies import StrategyRegistry
 
+from llm.configuration import nearest
 from llm.distributed.strategy import FSDP2
 from llm.errors import UserError
 
@@ -28,6 +29,8 @@ def check_strategy(trainer: Namespace) -> None:
         UserError: a strategy or a precision that does not go with the device or the strategy.
     """
     name = trainer.get("strategy")
+    if isinstance(name, str) and name not in (*NAMES, *StrategyRegistry.available_strategies()):
+        raise UserError(f"trainer.strategy {name!r} is not known{nearest(name, NAMES)}; usual are {', '.join(NAMES)}")
     if name == "fsdp":
         if trainer.get("accelerator") == "cpu" or not torch.cuda.is_available():
             raise UserError(
@@ -37,6 +40,13 @@ def check_strategy(trainer: Namespace) -> None:
     if is_fsdp2(name) and trainer.get("precision") in ("16", 16, "16-mixed"):
         raise UserError(
             "trainer.precision 16-mixed does not go with fsdp2: its loss scaler cannot see all shards; take bf16-mixed"
+        )
+
+    parts = name.get("init_args", {}).get("tensor_parallel_size", 1) if isinstance(name, Namespace) else 1
+    if isinstance(trainer.get("devices"), int) and trainer.devices * trainer.num_nodes % parts:
+        raise UserError(
+            f"trainer.strategy.tensor_parallel_size {parts} does not divide the {trainer.devices * trainer.num_nodes} "
+            "processes of this run: change one of them"
         )
 
 

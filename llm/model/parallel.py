@@ -78,6 +78,12 @@ def sum_parts_of_gradients(model: nn.Module, mesh: DeviceMesh) -> None:
             torch.distributed.all_reduce(grad.to_local() if isinstance(grad, DTensor) else grad, group=group)
 
 
+def whole_copy(model: GPT) -> GPT:
+    """A GPT of one process with the same weights; all that hold a part must call, and each gets one."""
+    state = {name: t.full_tensor() if isinstance(t, DTensor) else t for name, t in model.state_dict().items()}
+    return GPT.from_state(model.config, state)
+
+
 def _tensor_plan(config: GPTConfig) -> dict[str, ParallelStyle]:
     """Each process computes some heads and some of the feed-forward's inner width; two sums a block are sent."""
     wide = ["attention.query", "attention.key", "attention.value", "feedforward.up"]

@@ -16,7 +16,7 @@ from llm.generation import continue_text
 from llm.model import GPT, ConfigError
 from llm.model.checkpointing import Checkpointing
 from llm.model.config import GPTOverrides
-from llm.model.parallel import sharded_gpt, sum_parts_of_gradients
+from llm.model.parallel import sharded_gpt, sum_parts_of_gradients, whole_copy
 from llm.modules.checks import check_ranges, demand_same_weights
 from llm.modules.metrics import BitsPerByte
 from llm.modules.optimization import (
@@ -295,7 +295,8 @@ class LanguageModule(StepModule):
         """What the model writes after `prompt`; the settings are those of `llm.generation.generate`."""
         assert self.model is not None
         tokenizer = self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]
-        return "".join(continue_text(self.model, tokenizer, prompt, **settings))
+        model = self.model if self._device_mesh is None else whole_copy(self.model)
+        return "".join(continue_text(model, tokenizer, prompt, **settings))
 
     # ---- checkpoints --------------------------------------------------------------------------------------------
 
