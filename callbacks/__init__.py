@@ -2,6 +2,7 @@
 
 from callbacks.checkpoints import Checkpoints
 from callbacks.curve import TrainingCurve
+from callbacks.guard import Diverged, Guard, fit_with_rollback
 from callbacks.interruption import Interrupted, Interruption
 from callbacks.progress import Progress
 from callbacks.sample_log import SampleLog
@@ -10,6 +11,8 @@ from callbacks.throughput import Throughput
 
 __all__ = [
     "Checkpoints",
+    "Diverged",
+    "Guard",
     "Interrupted",
     "Interruption",
     "Progress",
@@ -17,4 +20,5 @@ __all__ = [
     "TextSamples",
     "Throughput",
     "TrainingCurve",
+    "fit_with_rollback",
 ]
