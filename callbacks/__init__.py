@@ -7,6 +7,7 @@ from callbacks.interruption import Interrupted, Interruption
 from callbacks.progress import Progress
 from callbacks.sample_log import SampleLog
 from callbacks.samples import TextSamples
+from callbacks.statistics import Statistics
 from callbacks.throughput import Throughput
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Interruption",
     "Progress",
     "SampleLog",
+    "Statistics",
     "TextSamples",
     "Throughput",
     "TrainingCurve",

@@ -22,6 +22,7 @@ from callbacks import (
     Guard,
     Interruption,
     Progress,
+    Statistics,
     TextSamples,
     Throughput,
     TrainingCurve,
@@ -63,6 +64,7 @@ CALLBACKS: dict[str, type[L.Callback]] = {
     "curve": TrainingCurve,
     "checkpoints": Checkpoints,
     "guard": Guard,
+    "statistics": Statistics,
 }
 
 LARGEST_SEED = 2**32 - 1  # that NumPy takes
