@@ -25,6 +25,8 @@ LEAST = {"loss": 0.02, "norm": 0.1}
 Nonfinite = Literal["skip", "rollback", "stop"]
 Spike = Literal["warn", "skip", "rollback", "none"]
 
+_DONE = {"warn": "the step is taken", "skip": "the step is skipped", "stop": "the run ends"}
+
 
 class Diverged(Exception):  # noqa: N818
     """The run is ended, in one sentence; its last checkpoint is from before."""
@@ -75,16 +77,14 @@ class Guard(L.Callback):
         for name, count in (("window", window), ("max_events", max_events)):
             if count < 1:
                 raise MisconfigurationException(f"guard.{name} is {count}: it can be 1 or more")
-        self.on_nonfinite, self.on_spike, self.threshold, self.max_events = (
-            on_nonfinite,
-            on_spike,
-            threshold,
-            max_events,
-        )
+        self.on_nonfinite, self.on_spike = on_nonfinite, on_spike
+        self.threshold, self.max_events = threshold, max_events
         self._spikes = {name: Spikes(window, least) for name, least in LEAST.items()}
         self._passed: set[int] = set()  # steps whose samples are passed over since the run went back from them
         self._not_taken: list[int] = []  # the newest steps that were skipped or gone back from
         self._scaler_skips = 0
+        self._gone_back: set[int] = set()  # in this process; the file may not have taken the line
+        self._warned = -2
 
     # ---- judging --------------------------------------------------------------------------------------------------
 
@@ -125,18 +125,13 @@ class Guard(L.Callback):
         if action == "rollback":
             checkpoint = _newest_good(trainer, step)
             if checkpoint is None:
-                action = "skip"
+                action = "skip"  # as the log says
         rows = getattr(getattr(trainer, "datamodule", None), "rows_of_step", None)
         record = {"step": step, "kind": kind, **measures, "action": action, "checkpoint": checkpoint}
         record["samples"] = rows(step).tolist() if rows is not None else None
         if trainer.is_global_zero:
             self._records(trainer).append(record)
-            done = {"warn": "the step is taken", "skip": "the step is skipped", "stop": "the run ends"}.get(
-                action, f"back to {checkpoint}"
-            )
-            log.warning(
-                "step %d: %s (loss %.4g, gradient norm %.4g); %s", step, kind, measures["loss"], measures["norm"], done
-            )
+            self._tell(step, kind, measures, _DONE.get(action, f"back to {checkpoint}"))
         if action == "warn":
             return True
         self._not_taken = [earlier for earlier in self._not_taken if earlier > step - SPAN and earlier != step] + [step]
@@ -149,18 +144,26 @@ class Guard(L.Callback):
                 "is often the remedy, and --ckpt_path last goes on from the last checkpoint before"
             )
         if checkpoint is not None:
+            self._gone_back.add(step)
             raise RollBack(checkpoint)
         return False
+
+    def _tell(self, step: int, kind: str, measures: dict[str, float], done: str) -> None:
+        """A line of the log; of warnings in one step after another only the first."""
+        if self._warned != step - 1 or done != _DONE["warn"]:
+            loss, norm = measures["loss"], measures["norm"]
+            log.warning("step %d: %s (loss %.4g, gradient norm %.4g); %s", step, kind, loss, norm, done)
+        self._warned = step
 
     # ---- what a run keeps -----------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget the events that come again; pass over the steps that the run has gone back from."""
-        gone_back: list[int] = []
+        gone_back = sorted(self._gone_back)
         if trainer.is_global_zero:
             records = self._records(trainer)
             records.rewind(trainer.global_step, keep=lambda record: record["action"] == "rollback")
-            gone_back = [record["step"] for record in records.read() if record["action"] == "rollback"]
+            gone_back += [record["step"] for record in records.read() if record["action"] == "rollback"]
         gone_back = trainer.strategy.broadcast(gone_back)
         self._passed |= set(gone_back)
         self._not_taken = sorted({*self._not_taken, *gone_back})

@@ -1,10 +1,13 @@
 """Files of a run that have a JSON object a line, and go on after a resume without gaps or doubles."""
 
 import json
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 
 class Records:
@@ -21,10 +24,13 @@ class Records:
         self.path = path
 
     def append(self, record: dict[str, Any]) -> None:
-        """Add a line."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(_line(record))
+        """Add a line; where it cannot be written, as on a full disk, it warns, and training goes on."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_line(record))
+        except OSError as error:
+            log.warning("%s: a line could not be written (%s); training goes on without it", self.path, error.strerror)
 
     def read(self) -> list[dict[str, Any]]:
         """The whole lines, the earliest first."""

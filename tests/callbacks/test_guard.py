@@ -102,6 +102,14 @@ def test_without_a_checkpoint_there_is_nothing_to_go_back_to(tmp_path: Path):
     assert [event["action"] for event in events(tmp_path)] == ["skip"]
 
 
+def test_a_full_disk_costs_the_line_and_not_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "events.jsonl").mkdir()  # which cannot be written to
+    with caplog.at_level(logging.WARNING, "callbacks"):
+        trainer = fit_small(tmp_path, Spoil({5}, nan), Guard())
+    assert trainer.global_step == len(BATCHES)
+    assert "a line could not be written (Is a directory); training goes on" in caplog.text
+
+
 def test_too_many_events_end_the_run(tmp_path: Path):
     with pytest.raises(Diverged, match=r"^step 12: .*not finite.*; 3 of the last 1,000 steps were not taken"):
         fit_small(tmp_path, Spoil({3, 7, 12, 14}, nan), Guard(max_events=3))

@@ -1,7 +1,9 @@
 """Statistics of layers are those of the whole batch and of whole weights, and cost nothing in other steps."""
 
 import csv
+import json
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,18 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from support.command_line import TINY, llm, write_texts
 from support.fake_data import ListDataModule, make_batch, make_module, make_trainer
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from callbacks import Statistics
 from callbacks.records import Records
+from callbacks.statistics import norms_by_layer
 from llm.cli import LabyrinthCLI
 
 BATCHES = [make_batch(2, 8, 16, seed) for seed in range(8)]
@@ -107,6 +115,37 @@ def test_without_a_number_of_steps_nothing_is_looked_at(tmp_path: Path):
 def test_a_number_that_cannot_be_is_named():
     with pytest.raises(MisconfigurationException, match=r"statistics.every_n_steps is 0: it can be 1 or more"):
         Statistics(every_n_steps=0)
+
+
+def sharded(rank: int, port: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    net = Net()
+    whole = norms_by_layer(net, dict(net.named_parameters()))
+    for block in net.blocks:
+        fully_shard(block, mesh=init_device_mesh("cpu", (2,)))
+    parts = norms_by_layer(net, dict(net.named_parameters()))
+    (folder / f"{rank}.json").write_text(json.dumps([whole, parts]))
+    dist.destroy_process_group()
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList(nn.Linear(5, 3) for _ in range(3))
+        self.head = nn.Linear(3, 7)
+
+
+def test_norms_of_sharded_weights_are_of_whole_ones(tmp_path: Path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(sharded, (port, tmp_path), nprocs=2)
+    for rank in (0, 1):
+        whole, parts = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert list(whole) == ["blocks.0", "blocks.1", "blocks.2", "head"]
+        assert parts == pytest.approx(whole, rel=1e-5)
 
 
 FLAGS = ["--statistics.every_n_steps=8", "--trainer.enable_progress_bar=false", "--model.max_tokens=4352"]
