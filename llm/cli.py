@@ -189,6 +189,8 @@ class LabyrinthCLI(LightningCLI):
     def _instantiate_trainer(self, config: Any, callbacks: list[L.Callback]) -> L.Trainer:
         if config.get("enable_progress_bar") is not False:
             callbacks = [*callbacks, Progress()]
+        if config.get("enable_checkpointing") is False:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoints)]
         try:
             trainer = super()._instantiate_trainer(config, [*callbacks, self.interruption])
         except (TypeError, ValueError, RuntimeError) as error:  # of a setting that it does not take
