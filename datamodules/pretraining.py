@@ -250,7 +250,7 @@ class PretrainDataModule(pl.LightningDataModule):
         sampler = StepBatches(
             order, batch_size=self._micro_batch(), rank=rank, world_size=world_size, step=lambda: self._step(order)
         )
-        return make_loader(self._rows("train"), self.num_workers, batch_sampler=sampler)
+        return make_loader(self._rows("train"), self.num_workers, rank, batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[dict[str, torch.Tensor]] | list[Any]:
         """Every row of validation once, in order; ranks have equally many, filled up by rows without targets."""
@@ -259,7 +259,7 @@ class PretrainDataModule(pl.LightningDataModule):
         rows = self._rows("validation")
         rank, world_size = self._ranks()
         share = range(rank, -(-len(rows) // world_size) * world_size, world_size)
-        return make_loader(rows, self.num_workers, batch_size=self.eval_batch_size, sampler=share)
+        return make_loader(rows, self.num_workers, rank, batch_size=self.eval_batch_size, sampler=share)
 
     test_dataloader = predict_dataloader = val_dataloader
 

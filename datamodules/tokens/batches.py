@@ -1,11 +1,14 @@
 """Rows of a token store as batches, and which rows each rank reads next."""
 
+import random
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.errors import DataError
@@ -79,27 +82,33 @@ class Rows(Dataset[dict[str, torch.Tensor]]):
         self._map()
 
 
-def make_loader(rows: Dataset[Any], num_workers: int, **options: Any) -> DataLoader[Any]:
+def make_loader(rows: Dataset[Any], num_workers: int, rank: int = 0, **options: Any) -> DataLoader[Any]:
     """A loader of rows that already come as whole batches."""
     return DataLoader(
         rows,
         collate_fn=as_batch,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
-        worker_init_fn=leave_signals_to_the_trainer,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=partial(start_worker, rank=rank),
         **options,
     )
 
 
-def leave_signals_to_the_trainer(worker: int = 0) -> None:
-    """Let a loader's worker live on when its whole job is asked to end, until its trainer has ended between two steps.
+def start_worker(worker: int, rank: int) -> None:
+    """Let a loader's worker outlive the end of its job, and draw random numbers that no other worker draws.
 
-    A terminal's Ctrl-C and the signals of a scheduler reach all processes of a job.
+    A terminal's Ctrl-C and a scheduler's signals reach all processes of a job; its trainer ends between two steps, for
+    which it needs its workers. torch gives the workers of one loader streams of their own; those of other ranks, whose
+    main processes have one seed, would have the same.
     """
     signal.set_wakeup_fd(-1)  # what a fork shares with the trainer
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    seed = xxhash.xxh3_64_intdigest(f"{torch.initial_seed()}/{rank}".encode())
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  # what transforms of others may draw from
 
 
 def micro_batch_rows(rows_per_step: int, world_size: int, most: int, context_length: int) -> int:
