@@ -180,6 +180,12 @@ class PretrainDataModule(pl.LightningDataModule):
         _, world_size = self._ranks()
         return self.rows_per_step // (world_size * self._micro_batch())
 
+    def rows_of_step(self, step: int) -> np.ndarray:
+        """The rows of train in optimizer step `step` of the run, from 0, over all devices: int64 [rows_per_step]."""
+        order = self._order()
+        begun = -(-self._consumed["samples"] // order.rows_per_step) - self._consumed["steps"]
+        return order((begun + step) * order.rows_per_step + np.arange(order.rows_per_step))
+
     def count_bigrams(self) -> tuple[np.ndarray, np.ndarray]:
         """Pairs of successive tokens of train, int64 [2, N], and how often each comes, int64 [N]."""
         return count_bigrams(self.prepared.train)
@@ -230,14 +236,9 @@ class PretrainDataModule(pl.LightningDataModule):
             )
         trainer.accumulate_grad_batches = micro_steps
         _info(
-            "step: %d tokens = %d micro-batches x %d devices x %d rows x %d tokens; %d rows, %d steps an epoch",
-            self.rows_per_step * self.context_length,
-            micro_steps,
-            world_size,
-            self._micro_batch(),
-            self.context_length,
-            self.rows,
-            self.steps_per_epoch,
+            f"step: {self.rows_per_step * self.context_length} tokens = {micro_steps} micro-batches x {world_size} "
+            f"devices x {self._micro_batch()} rows x {self.context_length} tokens; {self.rows} rows, "
+            f"{self.steps_per_epoch} steps an epoch"
         )
         # The loader need not be resumable, since its order is a function of the step; and it needs no workers.
         warnings.filterwarnings("ignore", ".*(your dataloader is not resumable|does not have many workers).*")

@@ -16,7 +16,18 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from callbacks import Checkpoints, Interruption, Progress, TextSamples, Throughput, TrainingCurve
+from callbacks import (
+    Checkpoints,
+    Diverged,
+    Guard,
+    Interruption,
+    Progress,
+    Statistics,
+    TextSamples,
+    Throughput,
+    TrainingCurve,
+    fit_with_rollback,
+)
 from datamodules.artefacts import UNWRITABLE
 from datamodules.errors import DataError
 from datamodules.pretraining import PretrainDataModule
@@ -55,6 +66,8 @@ CALLBACKS: dict[str, type[L.Callback]] = {
     "throughput": Throughput,
     "curve": TrainingCurve,
     "checkpoints": Checkpoints,
+    "guard": Guard,
+    "statistics": Statistics,
 }
 
 LARGEST_SEED = 2**32 - 1  # that NumPy takes
@@ -266,6 +279,10 @@ class LabyrinthCLI(LightningCLI):
         if self.subcommand == "fit" and self.run_folder is not None:
             release_if_empty(self.run_folder)
 
+    def fit(self, model: L.LightningModule, **settings: Any) -> None:
+        """Train; where the guard asks for it, go back to a checkpoint and on from there."""
+        fit_with_rollback(self.trainer.fit, model, **settings)
+
     def predict(self, model: L.LightningModule, datamodule: L.LightningDataModule, **settings: Any) -> None:
         """Score every row of the validation text and write a table of them."""
         settings["return_predictions"] = True
@@ -329,7 +346,7 @@ def main(arguments: list[str]) -> int:
     keep_freed_memory()
     try:
         return LabyrinthCLI(arguments).exit_code
-    except MisconfigurationException as error:
+    except (MisconfigurationException, Diverged) as error:
         raise UserError(" ".join(str(error).split())) from error
 
 

@@ -14,7 +14,8 @@ from llm.run import find_checkpoint, newest_checkpoint, release_if_empty, reserv
 
 @pytest.fixture(autouse=True)
 def _no_run_in_the_environment(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("LABYRINTH_RUN", raising=False)
+    monkeypatch.setenv("LABYRINTH_RUN", "")  # so that what a test sets is taken back too
+    monkeypatch.delenv("LABYRINTH_RUN")
 
 
 def reserve(runs: Path, name: str) -> Path:

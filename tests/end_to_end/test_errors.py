@@ -48,6 +48,10 @@ CASES = {
     "share": (["fit", *TINY, "--model.warmup=5"], 1, ["model.warmup is 5", "0 to 1"]),
     "null": (["fit", *TINY, "--model.momentum=null"], 1, ["model.momentum is null"]),
     "null of a callback": (["fit", *TINY, "--config", "null.yaml"], 1, ["checkpoints.keep_last is null"]),
+    "threshold": (["fit", *TINY, "--guard.threshold=0"], 1, ["guard.threshold is 0", "a number above 0"]),
+    "window": (["fit", *TINY, "--guard.window=0"], 1, ["guard.window is 0", "1 or more"]),
+    "action": (["fit", *TINY, "--guard.on_spike=stop"], 2, ["guard.on_spike", "rollback", "stop"]),
+    "statistics": (["fit", *TINY, "--statistics.every_n_steps=0"], 1, ["statistics.every_n_steps is 0"]),
     "heads": (
         ["fit", *TINY, "--model.gpt={n_heads: 4, n_kv_heads: 3}"],
         1,
