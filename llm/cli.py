@@ -1,9 +1,7 @@
 """The Lightning command line: `fit`, `validate`, `test` and `predict`."""
 
-import logging
 import signal
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +9,8 @@ from typing import Any
 import lightning as L
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer.states import TrainerStatus
-from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from callbacks import (
@@ -41,24 +38,13 @@ from llm.distributed import check_strategy, name_class, register_strategies
 from llm.errors import UserError
 from llm.failure import EndTogether
 from llm.host_memory import keep_freed_memory
+from llm.logs import set_up_logging
 from llm.metrics_file import MetricsFile
 from llm.modules import LanguageModule, PretrainModule
 from llm.ranks import follow_launcher
 from llm.report import print_preparation, print_summary, write_row_scores
 from llm.run import newest_checkpoint, newest_run, release_if_empty, reserve_run_folder
-
-# What Lightning warns of that is meant here.
-_KNOWN_WARNINGS = (
-    ".*args parameter is intended to run from within Python.*",
-    ".*does not have many workers.*",
-    ".*your dataloader is not resumable.*",  # the data module keeps the place (see PretrainDataModule)
-    ".*recommended to use `self.log.*sync_dist.*",  # BitsPerByte has reduced over ranks
-    ".*Checkpoint directory .* exists and is not empty.*",
-    ".*isinstance.treespec, LeafSpec.*",
-    ".*`train_dataloader`'s sampler has shuffling.*",
-    ".*TensorBoard.*",
-    ".*The dirpath has changed from.*",  # a run that branches off a checkpoint has its own folder
-)
+from llm.run_files import RunFiles
 
 # Those that have settings on the command line, and their names there.
 CALLBACKS: dict[str, type[L.Callback]] = {
@@ -74,23 +60,6 @@ LARGEST_SEED = 2**32 - 1  # that NumPy takes
 
 # Hyperparameters that are Lightning's own, or that follow from the data.
 _NOT_FROM_CHECKPOINT = ("_instantiator", "_class_path", "vocab_size", "context_length")
-
-
-class RunFiles(SaveConfigCallback):
-    """Keep the files of a run's folder in step with the run, from the moment when nothing can refuse it any more."""
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Agree on rank 0's folder. Lightning would write here, before the data and the model have been checked."""
-        trainer._default_root_dir = trainer.strategy.broadcast(trainer.default_root_dir)  # type: ignore[attr-defined]
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write `config.yaml`, unless a resumed run has it; drop the metrics that a resumed run will write again."""
-        path = Path(trainer.default_root_dir) / "config.yaml"
-        if trainer.is_global_zero and not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, str(path), skip_none=False, overwrite=False)
-        if isinstance(trainer.logger, MetricsFile):
-            trainer.logger.rewind(trainer.global_step)
 
 
 class LabyrinthCLI(LightningCLI):
@@ -221,6 +190,8 @@ class LabyrinthCLI(LightningCLI):
     def _instantiate_trainer(self, config: Any, callbacks: list[L.Callback]) -> L.Trainer:
         if config.get("enable_progress_bar") is not False:
             callbacks = [*callbacks, Progress()]
+        if config.get("enable_checkpointing") is False:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoints)]
         try:
             trainer = super()._instantiate_trainer(config, [*callbacks, self.interruption])
         except (TypeError, ValueError, RuntimeError) as error:  # of a setting that it does not take
@@ -323,21 +294,6 @@ class PrepareCLI(LabyrinthCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         print_preparation(self.datamodule.prepare())
-
-
-def set_up_logging() -> None:
-    """Show what our own parts tell, on standard error; silence what Lightning says at every start."""
-    for message in _KNOWN_WARNINGS:
-        warnings.filterwarnings("ignore", message=message)
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    for name in ("datamodules", "llm", "callbacks"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()  # of an earlier command in this process
-        logger.setLevel(logging.INFO if rank_zero_only.rank == 0 else logging.WARNING)  # type: ignore[attr-defined]
-        logger.addHandler(handler)
 
 
 def main(arguments: list[str]) -> int:
