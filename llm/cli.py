@@ -124,8 +124,7 @@ class LabyrinthCLI(LightningCLI):
                     "the best one of the newest run of this name"
                 )
             return
-        checkpoint = read_checkpoint(Path(path), without=TENSORS)
-        hyperparameters = checkpoint.get("hyper_parameters", {})
+        hyperparameters = read_checkpoint(Path(path), without=TENSORS).get("hyper_parameters", {})
         saved = {key: plain(value) for key, value in hyperparameters.items() if key not in _NOT_FROM_CHECKPOINT}
         written = self.parser.parse_args(self.arguments, defaults=False)[self.config.subcommand]
         mine = written.get("model", Namespace()).get("init_args", Namespace())
