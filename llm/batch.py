@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from llm.checkpoint import read_checkpoint
+from llm.checkpoint import TENSORS, read_checkpoint
 from llm.modules.size import batch_tokens, parse_size, token_budget
 
 
@@ -23,6 +23,7 @@ def fill_batch(options: Namespace, written: Namespace) -> None:
         return
     saved = {}
     if options.get("ckpt_path"):
-        saved = read_checkpoint(Path(options.ckpt_path)).get("datamodule_hyper_parameters", {})
+        checkpoint = read_checkpoint(Path(options.ckpt_path), without=TENSORS)
+        saved = checkpoint.get("datamodule_hyper_parameters", {})
     tokens = model.max_tokens or token_budget(parse_size(model.size), model.overtrain)
     data.global_batch_tokens = saved.get("global_batch_tokens") or batch_tokens(tokens, data.context_length)

@@ -11,11 +11,20 @@ from llm.checkpoint_folder import folder_damage, is_folder_checkpoint, read_fold
 from llm.errors import UserError
 from llm.model import GPT, GPTConfig
 
+TENSORS = ("state_dict", "optimizer_states")  # where the large ones of a checkpoint are
 LONGEST_REASON = 200  # characters; torch names every weight that is missing
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The contents of a Labyrinth checkpoint, a file or a folder, tensors on the CPU; UserError where it is not one."""
+def read_checkpoint(path: Path, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The contents of a Labyrinth checkpoint, a file or a folder, tensors on the CPU.
+
+    Args:
+        path: of the file, which is mapped into memory, or of the folder, which is read.
+        without: keys under which nobody will look at the tensors; those of a folder are then on the meta device.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
     sharded = is_folder_checkpoint(path)
     if not sharded and not path.is_file():
         raise UserError(
@@ -23,7 +32,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         )
     try:
         checkpoint: dict[str, Any] = (
-            read_folder(path) if sharded else torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+            read_folder(path, without)
+            if sharded
+            else torch.load(path, weights_only=True, map_location="cpu", mmap=True)
         )
     except Exception as error:  # torch raises many kinds for a file that is not a whole checkpoint
         raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}): choose another one") from error
@@ -46,7 +57,7 @@ def damage(path: Path) -> str | None:
 
 def load_model(path: Path) -> tuple[GPT, Tokenizer]:
     """The model (in eval mode, on the CPU) and the tokenizer of a checkpoint; UserError where it holds neither."""
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, without=("optimizer_states",))
     try:
         return _opened(checkpoint)
     except Exception as error:  # of many kinds too: the file may hold anything under the names of what belongs there

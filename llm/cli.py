@@ -31,10 +31,10 @@ from datamodules.pretraining import PretrainDataModule
 from llm.argument_errors import null_option
 from llm.argument_parser import ArgumentParser
 from llm.batch import fill_batch
-from llm.checkpoint import read_checkpoint
+from llm.checkpoint import TENSORS, read_checkpoint
 from llm.checkpoint_io import BackgroundCheckpointIO
 from llm.configuration import resolve_config_flags, run_name
-from llm.distributed import check_strategy, register_strategies
+from llm.distributed import check_strategy, name_class, register_strategies
 from llm.errors import UserError
 from llm.failure import EndTogether
 from llm.host_memory import keep_freed_memory
@@ -66,7 +66,7 @@ class LabyrinthCLI(LightningCLI):
     """LightningCLI with run folders, and with the user's word above the checkpoint's."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
-        self.arguments = resolve_config_flags(arguments)
+        self.arguments = name_class(resolve_config_flags(arguments))
         self.run_folder: Path | None = None
         self.continues = False
         self.exit_code = 0
@@ -124,7 +124,7 @@ class LabyrinthCLI(LightningCLI):
                     "the best one of the newest run of this name"
                 )
             return
-        hyperparameters = read_checkpoint(Path(path)).get("hyper_parameters", {})
+        hyperparameters = read_checkpoint(Path(path), without=TENSORS).get("hyper_parameters", {})
         saved = {key: plain(value) for key, value in hyperparameters.items() if key not in _NOT_FROM_CHECKPOINT}
         written = self.parser.parse_args(self.arguments, defaults=False)[self.config.subcommand]
         mine = written.get("model", Namespace()).get("init_args", Namespace())

@@ -32,11 +32,11 @@ def main(arguments: list[str]) -> int:
     if options.to == "gguf" and importlib.util.find_spec("gguf") is None:
         raise UserError("--to gguf needs the package gguf: pip install 'labyrinth-llm[gguf]'")
 
-    from llm.checkpoint import load_model, read_checkpoint
+    from llm.checkpoint import TENSORS, load_model, read_checkpoint
     from llm.run import find_checkpoint
 
     path = find_checkpoint(options.checkpoint)
-    chat_template = read_checkpoint(path)["labyrinth"].get("chat_template")
+    chat_template = read_checkpoint(path, without=TENSORS)["labyrinth"].get("chat_template")
     model, tokenizer = load_model(path)
     writer = importlib.import_module({"hf": "llm.interop.huggingface", "gguf": "llm.interop.gguf"}[options.to])
     told = writer.write_folder(Path(options.output), model, tokenizer, dtype=options.dtype, chat_template=chat_template)

@@ -1,5 +1,7 @@
 """Which strategies can be named, and which cannot be had."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,6 +19,18 @@ def register_strategies() -> None:
     """Make `--trainer.strategy=fsdp2` known to Lightning."""
     if "fsdp2" not in StrategyRegistry.available_strategies():
         StrategyRegistry.register("fsdp2", FSDP2, description="fully sharded data parallel, of torch's second kind")
+
+
+def name_class(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `fsdp2` as its class, where one of its settings is given: the parser then wants a class."""
+    if not any(argument.startswith("--trainer.strategy.") for argument in arguments):
+        return list(arguments)
+    option, name = "--trainer.strategy", "fsdp2"
+    named = [f"{option}={FSDP2.__name__}" if each == f"{option}={name}" else each for each in arguments]
+    for place, (before, each) in enumerate(pairwise(arguments), 1):
+        if (before, each) == (option, name):
+            named[place] = FSDP2.__name__
+    return named
 
 
 def check_strategy(trainer: Namespace) -> None:

@@ -12,23 +12,20 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import distributed
 from torch.distributed.checkpoint import CheckpointException, FileSystemWriter
-from torch.distributed.tensor import DTensor
 
-from llm.checkpoint import read_checkpoint
+from llm.checkpoint import TENSORS, read_checkpoint
 from llm.checkpoint_folder import (
     MANIFEST,
     SKELETON,
     digest,
     is_folder_checkpoint,
-    read_folder,
     read_tensors,
     taken_apart,
 )
 from llm.checkpoint_io import BackgroundCheckpointIO, sync_folder, temporary_name
-from llm.model.parts import part_of
+from llm.model.parts import fill_part
 
 _OPENED_FROM = "opened from"
-_CUT = ("state_dict", "optimizer_states")  # what each process takes its part of
 
 
 class ShardedWriter:
@@ -128,9 +125,8 @@ def _cause(failure: Any) -> BaseException:
 
 def opened(path: Path) -> dict[str, Any]:
     """A checkpoint whose weights and optimizer states are not read yet; UserError where there is none."""
-    if not is_folder_checkpoint(path):
-        return read_checkpoint(path)  # mapped into memory
-    return {**read_folder(path, without=_CUT), _OPENED_FROM: str(path)}
+    checkpoint = read_checkpoint(path, without=TENSORS)  # of a file they are mapped into memory
+    return {**checkpoint, _OPENED_FROM: str(path)} if is_folder_checkpoint(path) else checkpoint
 
 
 def load_shards(checkpoint: Mapping[str, Any], place: tuple[Any, ...], target: dict[Any, Any]) -> None:
@@ -144,6 +140,4 @@ def load_shards(checkpoint: Mapping[str, Any], place: tuple[Any, ...], target: d
     _, saved = taken_apart(checkpoint, place)
     with torch.no_grad():
         for key, tensor in tensors.items():
-            whole = saved[key].to(tensor.device)
-            local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-            local.copy_(part_of(whole, tensor))
+            fill_part(tensor, saved[key].to(tensor.device))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from llm.distributed.sharded_checkpoint import ShardedWriter, load_shards, opened
@@ -92,10 +93,20 @@ class FSDP2(ModelParallelStrategy):
         return opened(Path(self.broadcast(str(checkpoint_path))))
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Take this process's parts of the weights."""
-        assert self.lightning_module is not None
-        target = self.lightning_module.state_dict()
-        load_shards(checkpoint, ("state_dict",), target)
+        """Take this process's parts of the weights; what is not cut is loaded as under other strategies.
+
+        Such are buffers, which may have other shapes in the checkpoint: counts of n-grams.
+        """
+        module = self.lightning_module
+        assert module is not None
+        cut = {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, DTensor)}
+        whole = {
+            name: torch.empty(saved.shape, dtype=saved.dtype)
+            for name, saved in checkpoint["state_dict"].items()
+            if name not in cut
+        }
+        load_shards(checkpoint, ("state_dict",), {**cut, **whole})
+        module.load_state_dict(whole, strict=False)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Take this process's parts of the optimizers' state."""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from llm.model.config import GPTConfig
-from llm.model.parts import part_of
+from llm.model.parts import fill_part
 
 _GPT2_STD = 0.02
 _GPT2_WIDTH = 768  # for which that std was chosen
@@ -75,7 +75,7 @@ def _draw(parameter: Tensor, std: float, stream: torch.Generator) -> None:
         return
     # Of a matrix that is cut over processes each draws the whole, and keeps its part.
     whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
-    parameter.to_local().copy_(part_of(whole.normal_(0.0, std, generator=stream), parameter))
+    fill_part(parameter, whole.normal_(0.0, std, generator=stream))
 
 
 def _stream(parameter: Tensor, name: str, seed: int) -> torch.Generator:

@@ -11,3 +11,9 @@ def part_of(whole: Tensor, like: Tensor) -> Tensor:
     mesh = like.device_mesh
     replicated = DTensor.from_local(whole.contiguous(), mesh, [Replicate()] * mesh.ndim, run_check=False)
     return replicated.redistribute(mesh, like.placements).to_local()
+
+
+def fill_part(part: Tensor, whole: Tensor) -> None:
+    """Overwrite what this process holds of a parameter by its part of `whole`, which all processes hold."""
+    local = part.to_local() if isinstance(part, DTensor) else part
+    local.copy_(part_of(whole, part))

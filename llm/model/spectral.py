@@ -13,6 +13,7 @@ from torch import Tensor
 from llm.model.config import GPTConfig
 from llm.model.errors import ConfigError
 from llm.model.gpt import GPT
+from llm.model.parts import fill_part
 
 # Pseudo-counts, spread like single tokens, that each token's followers are smoothed by; half or twice as many do not
 # matter (docs/log.md).
@@ -57,9 +58,9 @@ def start_as_bigrams(model: GPT, pairs: Tensor, counts: Tensor, seed: int = 0) -
     scale = width**0.5 / radius
     turn, _ = torch.linalg.qr(torch.randn(width, width, generator=generator))
     turn = turn[: left.shape[1] + 1]
-    model.embedding.weight.copy_((torch.cat([left, rest], 1) * scale @ turn).to(device))
+    fill_part(model.embedding.weight, (torch.cat([left, rest], 1) * scale @ turn).to(device))
     assert model.head is not None
-    model.head.weight.copy_((right / scale @ turn[:-1]).to(device))
+    fill_part(model.head.weight, (right / scale @ turn[:-1]).to(device))
 
 
 def _factors(pairs: Tensor, counts: Tensor, size: int, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
