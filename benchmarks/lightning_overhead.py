@@ -20,10 +20,10 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from callbacks import Progress, TextSamples, Throughput, TrainingCurve
+from llm.metrics_file import MetricsFile
 from llm.model import GPT, GPTConfig
 from llm.modules import PretrainModule
 from llm.optim import MuonAdamW, parameter_groups
-from llm.metrics_file import MetricsFile
 
 SHAPE = {"n_layers": 2, "d_model": 64, "n_heads": 2, "n_kv_heads": 2, "head_dim": 32, "d_ff": 128}
 VOCAB, CONTEXT, ROWS = 512, 64, 4

@@ -38,9 +38,11 @@ from llm.checkpoint import read_checkpoint
 from llm.checkpoint_io import BackgroundCheckpointIO
 from llm.configuration import resolve_config_flags, run_name
 from llm.errors import UserError
+from llm.failure import EndTogether
 from llm.host_memory import keep_freed_memory
 from llm.metrics_file import MetricsFile
 from llm.modules import LanguageModule, PretrainModule
+from llm.ranks import follow_launcher
 from llm.report import print_preparation, print_summary, write_row_scores
 from llm.run import newest_checkpoint, newest_run, release_if_empty, reserve_run_folder
 
@@ -77,7 +79,8 @@ class RunFiles(SaveConfigCallback):
     """Keep the files of a run's folder in step with the run, from the moment when nothing can refuse it any more."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Nothing: Lightning would write here, before the data and the model have been checked."""
+        """Agree on rank 0's folder. Lightning would write here, before the data and the model have been checked."""
+        trainer._default_root_dir = trainer.strategy.broadcast(trainer.default_root_dir)  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write `config.yaml`, unless a resumed run has it; drop the metrics that a resumed run will write again."""
@@ -191,7 +194,9 @@ class LabyrinthCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Reserve the folder of the run and let everything be written there."""
         options = self.config[self.config.subcommand]
-        fill_batch(options, self.parser.parse_args(self.arguments, defaults=False)[self.config.subcommand])
+        written = self.parser.parse_args(self.arguments, defaults=False)[self.config.subcommand]
+        fill_batch(options, written)
+        follow_launcher(options.trainer, written.get("trainer", Namespace()))
         if self.continues:
             folder = Path(options.ckpt_path).parent.parent
         elif self.subcommand == "fit":
@@ -230,7 +235,12 @@ class LabyrinthCLI(LightningCLI):
             raise users_error(error) or error from None
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run it; Lightning's ways of ending become the exit codes that a shell and a scheduler expect."""
+        """Run it; of several processes, all end where one fails."""
+        with EndTogether(self.trainer, self._release):
+            self._run_and_end(subcommand)
+
+    def _run_and_end(self, subcommand: str) -> None:
+        """Lightning's ways of ending become the exit codes that a shell and a scheduler expect."""
         try:
             super()._run_subcommand(subcommand)
         except SIGTERMException:  # before the first step

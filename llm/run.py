@@ -8,6 +8,7 @@ from pathlib import Path
 from callbacks.checkpoints import BEST, checkpoints_by_step
 from llm.checkpoint import damage
 from llm.errors import UserError
+from llm.ranks import launched_rank
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ def reserve_run_folder(runs: str | Path, name: str) -> Path:
     """Make and return `runs/name`, or `runs/name-2`, `-3`, ... where that exists: no run overwrites another."""
     if _ENVIRONMENT_KEY in os.environ:
         return Path(os.environ[_ENVIRONMENT_KEY])
-    if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) > 0:
+    if launched_rank() > 0:
         return Path(runs) / name  # only rank 0 writes, into the folder that it tells the others
     if name in ("", ".", "..") or "/" in name or os.sep in name:
         raise UserError(f"--name {name!r} is no name of a folder; give one without slashes, and the place with --runs")
