@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
@@ -45,6 +45,7 @@ from llm.modules import LanguageModule, PretrainModule
 from llm.ranks import follow_launcher
 from llm.report import print_preparation, print_summary, write_row_scores
 from llm.run import newest_checkpoint, newest_run, release_if_empty, reserve_run_folder
+from llm.run_files import RunFiles
 
 # What Lightning warns of that is meant here.
 _KNOWN_WARNINGS = (
@@ -73,23 +74,6 @@ LARGEST_SEED = 2**32 - 1  # that NumPy takes
 
 # Hyperparameters that are Lightning's own, or that follow from the data.
 _NOT_FROM_CHECKPOINT = ("_instantiator", "_class_path", "vocab_size", "context_length")
-
-
-class RunFiles(SaveConfigCallback):
-    """Keep the files of a run's folder in step with the run, from the moment when nothing can refuse it any more."""
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Agree on rank 0's folder. Lightning would write here, before the data and the model have been checked."""
-        trainer._default_root_dir = trainer.strategy.broadcast(trainer.default_root_dir)  # type: ignore[attr-defined]
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write `config.yaml`, unless a resumed run has it; drop the metrics that a resumed run will write again."""
-        path = Path(trainer.default_root_dir) / "config.yaml"
-        if trainer.is_global_zero and not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, str(path), skip_none=False, overwrite=False)
-        if isinstance(trainer.logger, MetricsFile):
-            trainer.logger.rewind(trainer.global_step)
 
 
 class LabyrinthCLI(LightningCLI):
