@@ -38,6 +38,7 @@ class Checkpoints(Checkpoint):
         monitor: name of the logged score that makes one the best.
         mode: whether the best score is the lowest or the highest.
         folder: where they lie; default: `checkpoints` in the trainer's `default_root_dir`.
+        background: whether a copy is written while training goes on; it takes the memory of a checkpoint.
 
     Attributes:
         best_model_score: the best score so far; best_step: when it was reached; best_model_path: the link.
@@ -51,6 +52,7 @@ class Checkpoints(Checkpoint):
         monitor: str = "val_loss",
         mode: Literal["min", "max"] = "min",
         folder: str | None = None,
+        background: bool = True,
     ) -> None:
         for name, value in (("every_n_steps", every_n_steps), ("keep_every_n_steps", keep_every_n_steps)):
             if value is not None and value < 1:
@@ -58,7 +60,7 @@ class Checkpoints(Checkpoint):
         if keep_last < 1:
             raise MisconfigurationException(f"checkpoints.keep_last is {keep_last}: at least 1 must stay")
         self.every_n_steps, self.keep_last, self.keep_every_n_steps = every_n_steps, keep_last, keep_every_n_steps
-        self.monitor, self.mode, self.folder = monitor, mode, folder
+        self.monitor, self.mode, self.folder, self.background = monitor, mode, folder, background
         self.best_model_score: float | None = None
         self.best_step: int | None = None
         self.best_model_path = ""
@@ -66,6 +68,11 @@ class Checkpoints(Checkpoint):
         self._best_on_disk: tuple[float | None, int | None] = None, None
         self._saved_at = self._seen_at = -1
         self._writing = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Tell a CheckpointIO that can write in the background whether to."""
+        if hasattr(trainer.strategy.checkpoint_io, "background"):
+            trainer.strategy.checkpoint_io.background = self.background
 
     # ---- when -------------------------------------------------------------------------------------------------
 

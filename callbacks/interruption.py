@@ -143,6 +143,8 @@ class _SecondSignal(threading.Thread):
         first = None
         while received := self.reader.recv(16):
             for number in received:
+                if number == 0:  # closed; the end of the stream does not come while a forked process has it open
+                    return
                 if number not in (signal.SIGINT, signal.SIGTERM):  # a warning beforehand is not the end
                     continue
                 if first is not None and time.monotonic() - first > SAME:
@@ -159,8 +161,10 @@ class _SecondSignal(threading.Thread):
 
     def close(self) -> None:
         signal.set_wakeup_fd(self.before)
-        self.writer.close()
+        self.writer.setblocking(True)
+        self.writer.send(b"\0")
         self.join()
+        self.writer.close()
         self.reader.close()
 
 

@@ -6,14 +6,15 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch.distributed.tensor import DTensor
 
 
 class TextSamples(L.Callback):
     """Continue fixed prompts before training, every N steps and at the end, into `samples.txt` of the run.
 
     The module must have `continue_text(prompt, max_new_tokens=, temperature=, top_k=, seed=) -> str`. The same seed is
-    used each time, so what changes between two samples is the model. Only rank 0 samples, which a model that is
-    sharded over ranks does not allow.
+    used each time, so what changes between two samples is the model. Rank 0 samples, and with it all ranks where the
+    model is sharded over them.
 
     Args:
         prompts: texts to continue; none turns the callback off.
@@ -70,9 +71,13 @@ class TextSamples(L.Callback):
 
     def _sample(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, str]:
         self._sampled_at = trainer.global_step
-        if not trainer.is_global_zero or not self.prompts:
+        # Of a model that is sharded over ranks all must take part.
+        needed = trainer.is_global_zero or any(isinstance(weight, DTensor) for weight in pl_module.parameters())
+        if not needed or not self.prompts:
             return {}
         texts: dict[str, str] = {p: pl_module.continue_text(p, **self.settings) for p in self.prompts}  # type: ignore[operator]
+        if not trainer.is_global_zero:
+            return texts
         folder = Path(self.folder or trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "samples.txt").open("a", encoding="utf-8") as file:

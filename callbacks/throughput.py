@@ -81,7 +81,9 @@ class Throughput(L.Callback):
         assert self._started is not None
         self.seconds += now - self._started
         self._started = now
-        self.tokens += batch[self.tokens_key].numel() * trainer.world_size
+        # In tensor parallel several ranks share each row.
+        shares = (trainer.distributed_sampler_kwargs or {}).get("num_replicas", trainer.world_size)
+        self.tokens += batch[self.tokens_key].numel() * shares
         # `fit` logs by optimizer step: only its last micro-batch has something to add.
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if trainer.fit_loop._should_accumulate() or trainer.global_step % every:

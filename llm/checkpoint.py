@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from datamodules.text.tokenizer import Tokenizer
+from llm.checkpoint_folder import folder_damage, is_folder_checkpoint, read_folder
 from llm.errors import UserError
 from llm.model import GPT, GPTConfig
 
@@ -14,13 +15,16 @@ LONGEST_REASON = 200  # characters; torch names every weight that is missing
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The contents of a Labyrinth checkpoint file, tensors on the CPU; UserError where it is not one."""
-    if not path.is_file():
+    """The contents of a Labyrinth checkpoint, a file or a folder, tensors on the CPU; UserError where it is not one."""
+    sharded = is_folder_checkpoint(path)
+    if not sharded and not path.is_file():
         raise UserError(
             f"no checkpoint at {path}: there is no such file; give the path of one, or fit without --ckpt_path"
         )
     try:
-        checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        checkpoint: dict[str, Any] = (
+            read_folder(path) if sharded else torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        )
     except Exception as error:  # torch raises many kinds for a file that is not a whole checkpoint
         raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}): choose another one") from error
     if not isinstance(checkpoint, dict) or "labyrinth" not in checkpoint:
@@ -30,6 +34,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None: its bytes are compared with the checksums that it carries."""
+    if path.is_dir():
+        return folder_damage(path)
     try:
         with zipfile.ZipFile(path) as file:
             broken = file.testzip()

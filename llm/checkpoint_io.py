@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from llm.checkpoint import read_checkpoint
 
@@ -41,9 +42,13 @@ class BackgroundCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
         """Take a copy of `checkpoint` and begin to write it; errors of writing are those of `pending`."""
+        self.submit(partial(write_checkpoint, self.copied(checkpoint), Path(path)))
+
+    def copied(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """What can be written while training goes on: a copy; `checkpoint` itself if nothing is in the background."""
         self.wait()
-        contents = self._snapshot.take(checkpoint) if self.background else checkpoint
-        self.submit(partial(write_checkpoint, contents, Path(path)))
+        copy: dict[str, Any] = self._snapshot.take(checkpoint) if self.background else checkpoint
+        return copy
 
     def submit(self, job: Callable[[], None]) -> None:
         """Run `job` after the write that is under way, in the background or now."""
@@ -98,6 +103,11 @@ class Snapshot:
         return copied
 
     def _copy(self, value: Any) -> Any:
+        if isinstance(value, DTensor):  # of which this process has a part
+            part = self._copy(value.to_local())
+            return DTensor.from_local(
+                part, value.device_mesh, value.placements, run_check=False, shape=value.shape, stride=value.stride()
+            )
         if isinstance(value, Tensor):
             place = self._place(value)
             place.copy_(value.detach(), non_blocking=True)

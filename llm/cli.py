@@ -1,9 +1,7 @@
 """The Lightning command line: `fit`, `validate`, `test` and `predict`."""
 
-import logging
 import signal
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer.states import TrainerStatus
-from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from callbacks import (
@@ -37,28 +34,17 @@ from llm.batch import fill_batch
 from llm.checkpoint import read_checkpoint
 from llm.checkpoint_io import BackgroundCheckpointIO
 from llm.configuration import resolve_config_flags, run_name
+from llm.distributed import check_strategy, register_strategies
 from llm.errors import UserError
 from llm.failure import EndTogether
 from llm.host_memory import keep_freed_memory
+from llm.logs import set_up_logging
 from llm.metrics_file import MetricsFile
 from llm.modules import LanguageModule, PretrainModule
 from llm.ranks import follow_launcher
 from llm.report import print_preparation, print_summary, write_row_scores
 from llm.run import newest_checkpoint, newest_run, release_if_empty, reserve_run_folder
 from llm.run_files import RunFiles
-
-# What Lightning warns of that is meant here.
-_KNOWN_WARNINGS = (
-    ".*args parameter is intended to run from within Python.*",
-    ".*does not have many workers.*",
-    ".*your dataloader is not resumable.*",  # the data module keeps the place (see PretrainDataModule)
-    ".*recommended to use `self.log.*sync_dist.*",  # BitsPerByte has reduced over ranks
-    ".*Checkpoint directory .* exists and is not empty.*",
-    ".*isinstance.treespec, LeafSpec.*",
-    ".*`train_dataloader`'s sampler has shuffling.*",
-    ".*TensorBoard.*",
-    ".*The dirpath has changed from.*",  # a run that branches off a checkpoint has its own folder
-)
 
 # Those that have settings on the command line, and their names there.
 CALLBACKS: dict[str, type[L.Callback]] = {
@@ -85,6 +71,7 @@ class LabyrinthCLI(LightningCLI):
         self.continues = False
         self.exit_code = 0
         self.interruption = Interruption()
+        register_strategies()
         super().__init__(
             model_class=LanguageModule,
             datamodule_class=L.LightningDataModule,
@@ -181,6 +168,7 @@ class LabyrinthCLI(LightningCLI):
         written = self.parser.parse_args(self.arguments, defaults=False)[self.config.subcommand]
         fill_batch(options, written)
         follow_launcher(options.trainer, written.get("trainer", Namespace()))
+        check_strategy(options.trainer)
         if self.continues:
             folder = Path(options.ckpt_path).parent.parent
         elif self.subcommand == "fit":
@@ -201,6 +189,8 @@ class LabyrinthCLI(LightningCLI):
     def _instantiate_trainer(self, config: Any, callbacks: list[L.Callback]) -> L.Trainer:
         if config.get("enable_progress_bar") is not False:
             callbacks = [*callbacks, Progress()]
+        if config.get("enable_checkpointing") is False:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoints)]
         try:
             trainer = super()._instantiate_trainer(config, [*callbacks, self.interruption])
         except (TypeError, ValueError, RuntimeError) as error:  # of a setting that it does not take
@@ -303,21 +293,6 @@ class PrepareCLI(LabyrinthCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         print_preparation(self.datamodule.prepare())
-
-
-def set_up_logging() -> None:
-    """Show what our own parts tell, on standard error; silence what Lightning says at every start."""
-    for message in _KNOWN_WARNINGS:
-        warnings.filterwarnings("ignore", message=message)
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    for name in ("datamodules", "llm", "callbacks"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()  # of an earlier command in this process
-        logger.setLevel(logging.INFO if rank_zero_only.rank == 0 else logging.WARNING)  # type: ignore[attr-defined]
-        logger.addHandler(handler)
 
 
 def main(arguments: list[str]) -> int:

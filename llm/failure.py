@@ -68,6 +68,7 @@ class EndTogether:
         """
         if self._watch is None:
             return
+        self._disarm_lightning()
         ours = isinstance(error, Exception) and not isinstance(error, SIGTERMException)
         lost = ours and any(sign in str(error).lower() for sign in _LOST)
         if lost:

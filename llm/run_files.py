@@ -1,4 +1,4 @@
-"""The files of a run's folder, kept in step with the run."""
+"""The files of a run's folder that are neither checkpoints nor logs of callbacks."""
 
 from pathlib import Path
 

@@ -1,5 +1,6 @@
 """Rows of a token store as batches, and which rows each rank reads next."""
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -85,9 +86,20 @@ def make_loader(rows: Dataset[Any], num_workers: int, **options: Any) -> DataLoa
         collate_fn=as_batch,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
+        worker_init_fn=leave_signals_to_the_trainer,
         pin_memory=torch.cuda.is_available(),
         **options,
     )
+
+
+def leave_signals_to_the_trainer(worker: int = 0) -> None:
+    """Let a loader's worker live on when its whole job is asked to end, until its trainer has ended between two steps.
+
+    A terminal's Ctrl-C and the signals of a scheduler reach all processes of a job.
+    """
+    signal.set_wakeup_fd(-1)  # what a fork shares with the trainer
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def micro_batch_rows(rows_per_step: int, world_size: int, most: int, context_length: int) -> int:

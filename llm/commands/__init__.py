@@ -14,13 +14,17 @@ COMMANDS = {
         "llm.commands.export",
         "write a model for other programs: --checkpoint PATH --to hf|gguf --output FOLDER",
     ),
+    "consolidate": (
+        "llm.commands.consolidate",
+        "make one file of a sharded checkpoint: --checkpoint PATH --output FILE",
+    ),
     "generate": ("llm.commands.generate", "continue a prompt: --checkpoint PATH --prompt TEXT"),
 }
 
 
 def help_text() -> str:
     """What `python -m llm --help` prints."""
-    commands = "\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())
+    commands = "\n".join(f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items())
     return (
         "usage: python -m llm COMMAND [--config FILE] [--key value ...]\n\n"
         "From raw text to a language model that answers.\n\n"

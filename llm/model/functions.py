@@ -112,10 +112,15 @@ def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
     if not torch.is_grad_enabled():
         return tuple(layer(x) for layer in layers)
     plain = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    weights = [layer.weight for layer in layers if type(layer) is nn.Linear and layer.bias is None]
+    weights = [layer.weight for layer in layers if _is_plain(layer)]
     if plain and len(weights) == len(layers) and all(weight.dtype == x.dtype for weight in weights):
         return _Project.apply(x, *weights)
     return tuple(layer(x) for layer in layers)
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether a layer does no more than x @ weight.T: one that is cut over processes has hooks that send parts."""
+    return type(layer) is nn.Linear and layer.bias is None and not layer._forward_hooks
 
 
 class _Project(Function):

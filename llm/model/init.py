@@ -20,8 +20,10 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from llm.model.config import GPTConfig
+from llm.model.parts import part_of
 
 _GPT2_STD = 0.02
 _GPT2_WIDTH = 768  # for which that std was chosen
@@ -62,9 +64,18 @@ def init_weights(model: nn.Module, config: GPTConfig, seed: int) -> None:
         elif parameter.ndim == 1:
             parameter.fill_(1.0)
         else:
-            parameter.normal_(0.0, weight_std(config, name, parameter.shape), generator=_stream(parameter, name, seed))
+            _draw(parameter, weight_std(config, name, parameter.shape), _stream(parameter, name, seed))
     for buffer in model.buffers():  # of routers, whose experts start level
         buffer.zero_()
+
+
+def _draw(parameter: Tensor, std: float, stream: torch.Generator) -> None:
+    if not isinstance(parameter, DTensor):
+        parameter.normal_(0.0, std, generator=stream)
+        return
+    # Of a matrix that is cut over processes each draws the whole, and keeps its part.
+    whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+    parameter.to_local().copy_(part_of(whole.normal_(0.0, std, generator=stream), parameter))
 
 
 def _stream(parameter: Tensor, name: str, seed: int) -> torch.Generator:

@@ -8,13 +8,15 @@ import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRSchedulerConfig
 from rich.console import Console
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.optim.lr_scheduler import LambdaLR
 
 from llm.errors import UserError
 from llm.generation import continue_text
-from llm.model import GPT
+from llm.model import GPT, ConfigError
 from llm.model.checkpointing import Checkpointing
 from llm.model.config import GPTOverrides
+from llm.model.parallel import sharded_gpt, sum_parts_of_gradients, whole_copy
 from llm.modules.checks import check_ranges, demand_same_weights
 from llm.modules.metrics import BitsPerByte
 from llm.modules.optimization import (
@@ -184,9 +186,20 @@ class LanguageModule(StepModule):
         """Build the GPT once; its weights depend on the run's seed alone, not on what drew random numbers before."""
         if self.model is None:
             self._seed = torch.initial_seed() % 2**63
-            self.model = GPT(self.config, seed=self._seed)
+            if self._device_mesh is None:
+                self.model = GPT(self.config, seed=self._seed)
+            else:
+                self.model = self._sharded(self._device_mesh)
             self.model.checkpointing = self.hparams["activation_checkpointing"]
             self.model.z_loss = self.hparams["z_loss"]
+
+    def _sharded(self, mesh: DeviceMesh) -> GPT:
+        """The part of the GPT that this process has, with the same weights as the whole one."""
+        try:
+            half = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
+            return sharded_gpt(self.config, self._seed, mesh, half)
+        except ConfigError as error:
+            raise UserError(f"model: {error}") from error
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """One optimizer with a rate per role of parameter, and a schedule counted in optimizer steps."""
@@ -242,6 +255,8 @@ class LanguageModule(StepModule):
         """Make the gradients those of Σ nll / Σ targets over every micro-batch and rank of the step."""
         # Undo: accumulate_loss' constant, Lightning's division by the accumulation, the mean over ranks of ddp, fsdp.
         undo = self.config.context_length * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        if self._device_mesh is not None:
+            sum_parts_of_gradients(self, self._device_mesh)
         self.rescale_gradients(undo)
         schedule, progress = self.hparams["weight_decay_schedule"], self.trainer.global_step / (self.total_steps or 1)
         schedule_weight_decay(optimizer, self._group_settings, schedule, progress)
@@ -280,7 +295,8 @@ class LanguageModule(StepModule):
         """What the model writes after `prompt`; the settings are those of `llm.generation.generate`."""
         assert self.model is not None
         tokenizer = self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]
-        return "".join(continue_text(self.model, tokenizer, prompt, **settings))
+        model = self.model if self._device_mesh is None else whole_copy(self.model)
+        return "".join(continue_text(model, tokenizer, prompt, **settings))
 
     # ---- checkpoints --------------------------------------------------------------------------------------------
 

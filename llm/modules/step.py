@@ -10,6 +10,7 @@ from torch import Tensor
 from llm.model import GPTConfig
 from llm.model.moe import balance_experts
 from llm.optim.clipping import clip_by_norm, clip_by_value, total_norm
+from llm.optim.sharding import local
 
 
 class StepModule(L.LightningModule):
@@ -51,7 +52,7 @@ class StepModule(L.LightningModule):
         nll, n_targets = self.trainer.strategy.reduce(self._window, reduce_op="sum")
         self._window = None
         # A step without any target has zero gradients, which stay zero.
-        torch._foreach_mul_(self._gradients(), undo / n_targets.clamp(min=1))
+        torch._foreach_mul_([local(gradient) for gradient in self._gradients()], undo / n_targets.clamp(min=1))
         self._loss = nll / n_targets.clamp(min=1)
         self.log("train_loss", self._loss, prog_bar=True)
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
+from llm.model.parts import part_of
 from llm.optim.newton_schulz import MAX_STEPS, orthogonalize
 from llm.optim.rounding import round_stochastically
-from llm.optim.sharding import gathered, is_sharded, local, own_part
+from llm.optim.sharding import gathered, is_sharded, local
 
 _METHODS = ("muon", "adamw")
 _WIDENED_AT_ONCE = 2**22  # entries of a moment in bfloat16
@@ -160,7 +161,7 @@ class MuonAdamW(Optimizer):
             if group["weight_decay"]:
                 torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
             updates = [
-                own_part((s.mT if p.size(-2) > p.size(-1) else s).view(p.shape), p)
+                part_of((s.mT if p.size(-2) > p.size(-1) else s).view(p.shape), p)
                 for s, p in zip(steps, batch, strict=True)
             ]
             torch._foreach_add_(weights, updates, alpha=-group["lr"] * 0.2 * longer**0.5)

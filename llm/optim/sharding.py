@@ -4,7 +4,7 @@ An optimizer that works element by element needs its own part alone; one that lo
 """
 
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import DTensor
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -26,12 +26,3 @@ def gathered(part: Tensor, like: Tensor) -> Tensor:
     ).full_tensor()
     assert isinstance(whole, Tensor)
     return whole
-
-
-def own_part(whole: Tensor, like: Tensor) -> Tensor:
-    """This process's part of a `whole` tensor that all hold, cut as `like` is; nothing is sent."""
-    if not isinstance(like, DTensor):
-        return whole
-    mesh = like.device_mesh
-    replicated = DTensor.from_local(whole.contiguous(), mesh, [Replicate()] * mesh.ndim, run_check=False)
-    return replicated.redistribute(mesh, like.placements).to_local()

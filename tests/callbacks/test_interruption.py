@@ -1,6 +1,8 @@
 """The first signal ends training between two steps, on all ranks, and a second one at once."""
 
 import csv
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -13,8 +15,11 @@ import lightning as L
 import pytest
 from support.command_line import ROOT, environment
 from support.fake_data import ListDataModule, make_batch, make_module, make_trainer
+from torch.utils.data import DataLoader
 
 from callbacks import Interruption
+from callbacks.interruption import SAME
+from datamodules.tokens.batches import make_loader
 from llm.metrics_file import MetricsFile
 
 BATCHES = [make_batch(2, 8, 16, seed) for seed in range(8)]
@@ -44,10 +49,12 @@ class Signal(L.Callback):
             signal.raise_signal(self.number)
 
 
-def fit(*callbacks: L.Callback, ckpt_path: Path | None = None, **settings: Any) -> tuple[L.Trainer, Interruption]:
+def fit(
+    *callbacks: L.Callback, ckpt_path: Path | None = None, data: ListDataModule | None = None, **settings: Any
+) -> tuple[L.Trainer, Interruption]:
     interruption = Interruption()
     trainer = make_trainer(callbacks=[interruption, *callbacks], **settings)
-    data = ListDataModule(BATCHES, BATCHES[:3])
+    data = data or ListDataModule(BATCHES, BATCHES[:3])
     try:
         trainer.fit(make_module(validate_every=4), datamodule=data, ckpt_path=ckpt_path)
     except SystemExit:
@@ -88,6 +95,30 @@ def test_signals_are_what_they_were_after_training():
         fit(*callbacks)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
+
+
+class WithWorkers(ListDataModule):
+    """Its batches come from forked processes, which share what was open when they were made."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return make_loader(self.train, 2, batch_size=None)
+
+
+@pytest.mark.parametrize("number", [None, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_loader_with_workers_ends(number: signal.Signals | None, capfd: pytest.CaptureFixture[str]):
+    class ToAll(L.Callback):
+        """As a terminal does: to the process and to those that it forked."""
+
+        def on_before_backward(self, trainer: L.Trainer, *_: Any) -> None:
+            if trainer.global_step == 2 and number is not None:
+                for child in multiprocessing.active_children():
+                    os.kill(child.pid or 0, number)
+                time.sleep(SAME + 0.1)  # by which one of theirs would count as a second one
+                signal.raise_signal(number)
+
+    trainer, _ = fit(ToAll(), data=WithWorkers(BATCHES, BATCHES[:3]))
+    assert trainer.global_step == (3 if number else 8)
+    assert capfd.readouterr().err.count("ending after this batch") == (number is not None)
 
 
 HANGING = """
