@@ -266,25 +266,30 @@ def test_a_run_that_went_back_equals_one_that_skipped(folder: Path):
 class Jolt(L.Callback):
     """Spoils the weights after a step that looked well, once."""
 
-    done = False
+    def __init__(self, before: int) -> None:
+        self.before: int | None = before
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
-        if trainer.global_step == 14 and not self.done:
-            self.done = True
+        if trainer.global_step == self.before:
+            self.before = None
             with torch.no_grad():
                 next(module.parameters()).fill_(math.nan)
 
 
-def test_harm_that_was_done_is_undone(folder: Path):
+@pytest.mark.parametrize("step", [14, 16])  # at 16 a checkpoint is saved that has the harm in it
+def test_harm_that_was_done_is_undone(folder: Path, step: int):
     """What comes after shows it; the run goes back before it, and not only before the step that showed it."""
 
     class Jolted(LabyrinthCLI):
         def before_fit(self) -> None:
-            self.trainer.callbacks.append(Jolt())
+            self.trainer.callbacks.append(Jolt(step))
 
-    Jolted(["fit", *TINY, *QUIET, "--name=jolted", "--guard.on_nonfinite=rollback"])
-    assert [event["step"] for event in events(Path("runs/jolted"))] == [14]
-    demand_same("jolted", "skipped", log=False)  # whose gradients of that step were not numbers
+    Jolted(["fit", *TINY, *QUIET, f"--name=jolted-{step}", "--guard.on_nonfinite=rollback"])
+    (event,) = events(Path(f"runs/jolted-{step}"))
+    assert event["step"] == step
+    assert event["checkpoint"].endswith("step-00000012.ckpt")
+    fit(f"skipped-{step}", spoil={step: nan})
+    demand_same(f"jolted-{step}", f"skipped-{step}", log=False)  # whose gradients of that step were not numbers
 
 
 @pytest.mark.parametrize("stop", [13, 15, 21])

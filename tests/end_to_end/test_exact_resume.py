@@ -90,6 +90,7 @@ def demand_same(name: str) -> None:
     assert my_rows == rows
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "labyrinth"):
         assert identical(mine[key], checkpoint[key]), key
+    assert identical(mine["callbacks"]["Guard"], checkpoint["callbacks"]["Guard"])
     ours, best = (Path(f"runs/{run}/checkpoints/best.ckpt") for run in (name, "whole"))
     assert os.readlink(ours) == os.readlink(best)
     last = samples.split("===")[-1]
