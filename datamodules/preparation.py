@@ -14,6 +14,7 @@ from datamodules.corpus.decisions import TRAIN, VALIDATION
 from datamodules.corpus.pipeline import Pipeline, Plan
 from datamodules.corpus.shards import read_batches, shards_of
 from datamodules.errors import DataError
+from datamodules.prepared import TOKENIZER_FILE, Prepared
 from datamodules.text.tokenizer import Tokenizer
 from datamodules.text.training import PATTERN, sample_pieces, train_bpe
 from datamodules.text.training import VERSION as TRAINING_VERSION
@@ -26,23 +27,8 @@ from datamodules.tokens.store import TokenStore
 log = logging.getLogger(__name__)
 
 MANY_TOKENS = 1_000_000  # of a vocabulary; up to here the trainer itself says how many the text supports
-TOKENIZER_FILE = "tokenizer.json"
+SHARD_TOKENS = 100_000_000  # 200 MB of a usual vocabulary: what one request of a bucket should bring
 SAMPLE_SEED = 0  # fixed rather than the run's seed: runs of several seeds share one tokenizer
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What training reads: the tokenizer, a store for each split (None where it is empty), and their fingerprint.
-
-    Where documents are packed into rows, `packing` is that of train, and the fingerprint stands for it too.
-    """
-
-    fingerprint: str
-    folder: Path
-    tokenizer: Tokenizer
-    train: TokenStore
-    validation: TokenStore | None
-    packing: Packing | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +37,7 @@ class Preparation:
 
     The tokenizer is the file `tokenizer` where one is given, else it is trained to `vocab_size` on about
     `tokenizer_sample_bytes` of the train split. With `packed_length`, the documents of train are packed into rows of as
-    many tokens (see datamodules/tokens/packing.py).
+    many tokens (see datamodules/tokens/packing.py). A split of more than `shard_tokens` lies in several files.
     """
 
     corpus: Pipeline
@@ -60,6 +46,7 @@ class Preparation:
     tokenizer_sample_bytes: int
     cache_dir: Path
     packed_length: int | None = None
+    shard_tokens: int = SHARD_TOKENS
 
     def recipes(self) -> tuple[Plan, Recipe | None, Recipe]:
         """Of the documents, of the tokenizer (None where a file is given), and of the tokens."""
@@ -76,7 +63,7 @@ class Preparation:
             trained = Recipe("tokenizer", TRAINING_VERSION, settings, {"documents": plan.recipe.fingerprint})
         identity = trained.fingerprint if trained else Tokenizer.from_file(str(self.tokenizer)).fingerprint
         inputs = {"documents": plan.recipe.fingerprint, "tokenizer": identity}
-        return plan, trained, Recipe("tokens", ENCODING_VERSION, {}, inputs)
+        return plan, trained, Recipe("tokens", ENCODING_VERSION, {"shard_tokens": self.shard_tokens}, inputs)
 
     def _packing(self, tokens: Recipe) -> Recipe:
         return Recipe("packing", PACKING_VERSION, {"length": self.packed_length}, {"tokens": tokens.fingerprint})
@@ -91,7 +78,7 @@ class Preparation:
             made.append(make(trained, self.cache_dir, lambda folder: self._train(folder, documents)))
         path = self._tokenizer_path(trained)
         tokenizer = Tokenizer.from_file(path)
-        stores = make(tokens, self.cache_dir, lambda folder: _encode(folder, documents, tokenizer))
+        stores = make(tokens, self.cache_dir, lambda folder: self._encode(folder, documents, tokenizer))
         made.append(stores)
         if self.packed_length is not None:
             made.append(make(self._packing(tokens), self.cache_dir, lambda folder: self._pack(folder, stores)))
@@ -164,6 +151,27 @@ class Preparation:
         )
         return {}
 
+    def _encode(self, folder: Path, documents: Artefact, tokenizer: Tokenizer) -> dict[str, Any]:
+        (folder / TOKENIZER_FILE).write_text(
+            tokenizer.to_str(), encoding="utf-8"
+        )  # with it the folder is all that is needed
+        splits = {}
+        for split in (TRAIN, VALIDATION):
+            shards = shards_of(documents.folder, split)
+            splits[split] = {"documents": 0, "tokens": 0, "text_bytes": 0, "bytes_per_token": 0.0}
+            if shards:
+                counts = splits[split] = write_store(
+                    folder / f"{split}.bin", tokenizer, read_batches(shards), self.shard_tokens
+                )
+                log.info(
+                    "tokens: %s has %s tokens in %s documents, %.2f bytes a token",
+                    split,
+                    f"{counts['tokens']:,}",
+                    f"{counts['documents']:,}",
+                    counts["bytes_per_token"],
+                )
+        return {"splits": splits}
+
     def _pack(self, folder: Path, stores: Artefact) -> dict[str, Any]:
         assert self.packed_length is not None
         store = TokenStore(stores.folder / f"{TRAIN}.bin")
@@ -178,20 +186,3 @@ class Preparation:
 def _named_texts(documents: Artefact) -> Iterator[tuple[str, str]]:
     for batch in read_batches(shards_of(documents.folder, TRAIN)):
         yield from zip(batch.column("id").to_pylist(), batch.column("text").to_pylist(), strict=True)
-
-
-def _encode(folder: Path, documents: Artefact, tokenizer: Tokenizer) -> dict[str, Any]:
-    splits = {}
-    for split in (TRAIN, VALIDATION):
-        shards = shards_of(documents.folder, split)
-        splits[split] = {"documents": 0, "tokens": 0, "text_bytes": 0, "bytes_per_token": 0.0}
-        if shards:
-            counts = splits[split] = write_store(folder / f"{split}.bin", tokenizer, read_batches(shards))
-            log.info(
-                "tokens: %s has %s tokens in %s documents, %.2f bytes a token",
-                split,
-                f"{counts['tokens']:,}",
-                f"{counts['documents']:,}",
-                counts["bytes_per_token"],
-            )
-    return {"splits": splits}

@@ -14,18 +14,22 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
-from datamodules import progress
+from datamodules.checks import check_settings
 from datamodules.corpus.curation import Curation
 from datamodules.corpus.engine import Engine
 from datamodules.corpus.pipeline import Pipeline
 from datamodules.corpus.reading.readers import EncodingErrors
 from datamodules.errors import DataError
-from datamodules.preparation import Preparation, Prepared
+from datamodules.place import Place
+from datamodules.preparation import SHARD_TOKENS, Preparation
+from datamodules.prepared import Prepared, open_tokens
 from datamodules.text.tokenizer import Tokenizer
+from datamodules.tokens.ahead import FetchAhead
 from datamodules.tokens.batches import Rows, StepBatches, make_loader, micro_batch_rows
-from datamodules.tokens.order import SampleOrder
 from datamodules.tokens.packed_rows import PackedRows
+from datamodules.tokens.sample_order import SampleOrder
 from datamodules.tokens.statistics import count_bigrams, count_ngrams
+from datamodules.tokens.store import ShardedTokens
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +55,11 @@ class PretrainDataModule(pl.LightningDataModule):
         vocab_size: size of the vocabulary to train, the six special tokens included; not used with `tokenizer`.
         tokenizer: path of a byte-level BPE `tokenizer.json` to use rather than train one.
         tokenizer_sample_bytes: the tokenizer is trained on a random sample of the text of about this size.
+        tokens: a folder of tokens that `prepare` has made, or its URL (`s3://...`), in place of `sources` and all else
+            that makes tokens of text.
+        shard_tokens: most tokens in one file of those that are made.
+        cache_bytes: most bytes that files of a URL take in `cache_dir`.
+        shuffle_window: mix rows no farther than within so many, which then lie in few files; None: all rows.
         context_length: tokens in a row.
         packing: `concat` cuts the running text into rows; `best_fit` puts whole documents into rows.
         document_mask: let no token see another document of its row; batches then have `documents`, int32 [B, T].
@@ -79,6 +88,10 @@ class PretrainDataModule(pl.LightningDataModule):
         vocab_size: int = 2048,
         tokenizer: str | None = None,
         tokenizer_sample_bytes: int = 50_000_000,
+        tokens: str | None = None,
+        shard_tokens: int = SHARD_TOKENS,
+        cache_bytes: int = 50_000_000_000,
+        shuffle_window: int | None = None,
         context_length: int = 256,
         packing: Literal["concat", "best_fit"] = "concat",
         document_mask: bool = False,
@@ -93,21 +106,7 @@ class PretrainDataModule(pl.LightningDataModule):
         self.save_hyperparameters(ignore=["curation"], logger=False)
         if curation is not None:  # checkpoints hold primitives alone, or they could not be opened safely
             self.hparams["curation"] = asdict(curation)
-        for name, value, least in (
-            ("context_length", context_length, 1),
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("tokenizer_sample_bytes", tokenizer_sample_bytes, 1),
-        ):
-            if value is not None and value < least:
-                raise DataError(f"{name} is {value}; it can be {least} or more")
-        if global_batch_tokens < context_length or global_batch_tokens % context_length:
-            below = max(1, global_batch_tokens // context_length) * context_length
-            raise DataError(
-                f"global_batch_tokens is {global_batch_tokens}, not a multiple of context_length {context_length}; "
-                f"choose for example {below} or {below + context_length}"
-            )
+        check_settings(self.hparams)
         self.preparation = Preparation(
             Pipeline(
                 sources,
@@ -124,7 +123,9 @@ class PretrainDataModule(pl.LightningDataModule):
             tokenizer_sample_bytes,
             Path(cache_dir).expanduser(),
             packed_length=context_length if packing == "best_fit" else None,
+            shard_tokens=shard_tokens,
         )
+        self.tokens, self.cache_bytes, self.shuffle_window = tokens, cache_bytes, shuffle_window
         self.document_mask = document_mask
         self.context_length = context_length
         self.global_batch_tokens = global_batch_tokens
@@ -133,10 +134,10 @@ class PretrainDataModule(pl.LightningDataModule):
         self.eval_batch_size = eval_batch_size or batch_size
         self.num_workers = num_workers
         self.seed = seed
-        self._vocab_size = vocab_size if tokenizer is None else None
+        self._vocab_size = vocab_size if tokenizer is None and tokens is None else None
         self._prepared: Prepared | None = None
-        self._consumed = {"samples": 0, "steps": 0}  # of the run, when its state was last loaded
-        self._loaded: dict[str, Any] | None = None
+        self._place = Place()
+        self._ahead: FetchAhead | None = None
 
     # What others may ask.
 
@@ -144,15 +145,18 @@ class PretrainDataModule(pl.LightningDataModule):
     def vocab_size(self) -> int:
         """Size of the vocabulary; known before anything is prepared."""
         if self._vocab_size is None:
-            assert self.preparation.tokenizer is not None
-            self._vocab_size = Tokenizer.from_file(self.preparation.tokenizer).vocab_size
+            given = self.preparation.tokenizer
+            self._vocab_size = (self.tokenizer if given is None else Tokenizer.from_file(given)).vocab_size
         return self._vocab_size
 
     @property
     def prepared(self) -> Prepared:
         """Tokenizer and token stores; opened at the first call after `prepare_data`."""
         if self._prepared is None:
-            self._prepared = self.preparation.load()
+            made = self.preparation
+            self._prepared = (
+                made.load() if self.tokens is None else open_tokens(self.tokens, made.cache_dir, self.cache_bytes)
+            )
         return self._prepared
 
     @property
@@ -183,8 +187,7 @@ class PretrainDataModule(pl.LightningDataModule):
     def rows_of_step(self, step: int) -> np.ndarray:
         """The rows of train in optimizer step `step` of the run, from 0, over all devices: int64 [rows_per_step]."""
         order = self._order()
-        begun = -(-self._consumed["samples"] // order.rows_per_step) - self._consumed["steps"]
-        return order((begun + step) * order.rows_per_step + np.arange(order.rows_per_step))
+        return order((self._place.first_step(order) + step) * order.rows_per_step + np.arange(order.rows_per_step))
 
     def count_bigrams(self) -> tuple[np.ndarray, np.ndarray]:
         """Pairs of successive tokens of train, int64 [2, N], and how often each comes, int64 [N]."""
@@ -198,6 +201,8 @@ class PretrainDataModule(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Make documents, tokenizer and tokens, or reuse them. Lightning calls it on one process of each node."""
+        if self.tokens is not None:
+            return
         if self.trainer is not None and self.trainer.world_size > 1 and not self.preparation.is_complete():
             log.warning(
                 "preparing the data while %d processes wait; for a large corpus call prepare_data() in a job of one "
@@ -208,6 +213,8 @@ class PretrainDataModule(pl.LightningDataModule):
 
     def prepare(self) -> dict[str, Any]:
         """Like `prepare_data`, and tells of the result: counts of documents, bytes and tokens, seconds, folders."""
+        if self.tokens is not None:
+            raise DataError(f"there is nothing to prepare: tokens {self.tokens} are made already")
         self._prepared = None
         return self.preparation.prepare()
 
@@ -217,7 +224,7 @@ class PretrainDataModule(pl.LightningDataModule):
         if stage != "fit" and stage is not None:
             return
         self._order()
-        if prepared.validation is None and self.preparation.corpus.validation_fraction > 0:
+        if prepared.validation is None and self.tokens is None and self.preparation.corpus.validation_fraction > 0:
             raise DataError("validation has no text; give it more, raise validation_fraction, or set it to 0 for none")
         trainer = self.trainer
         if trainer is None:
@@ -246,10 +253,11 @@ class PretrainDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
         rank, world_size = self._ranks()
         order = self._order()
-        self._align(order)
+        self._place.align(order, self.trainer, self.micro_steps)
         sampler = StepBatches(
             order, batch_size=self._micro_batch(), rank=rank, world_size=world_size, step=lambda: self._step(order)
         )
+        self._fetch_ahead(sampler)
         return make_loader(self._rows("train"), self.num_workers, rank, batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[dict[str, torch.Tensor]] | list[Any]:
@@ -263,31 +271,22 @@ class PretrainDataModule(pl.LightningDataModule):
 
     test_dataloader = predict_dataloader = val_dataloader
 
+    def teardown(self, stage: str | None = None) -> None:
+        """Fetch no more."""
+        if self._ahead is not None:
+            self._ahead.stop()
+            self._ahead = None
+
     def state_dict(self) -> dict[str, Any]:
         """What the run has consumed, in samples and steps: the same on every rank."""
         if self.trainer is None or self._prepared is None:
             return {}
-        order = self._order()
-        return {
-            "samples": self._step(order) * order.rows_per_step,
-            "steps": progress.steps_done(self.trainer, self.micro_steps),
-            "rows_per_batch": order.rows_per_step // self.micro_steps,
-            "rows_per_step": order.rows_per_step,
-            "rows": order.rows,
-            "seed": order.seed,
-            "fingerprint": self.fingerprint,
-        }
+        return self._place.state(self._order(), self.trainer, self.micro_steps, self.fingerprint)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over where a checkpoint stood; only a fit goes on from there, a validation of it does not."""
-        if not state_dict or (self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING):
-            return
-        self._loaded = dict(state_dict)
-        self._consumed = {"samples": state_dict["samples"], "steps": state_dict["steps"]}
-        now = {name: getattr(self, name) for name in ("seed", "rows_per_step", "fingerprint", "rows")}
-        changed = [f"{key} {state_dict[key]} -> {value}" for key, value in now.items() if state_dict[key] != value]
-        if changed:
-            log.warning("resumed with another order (%s): samples may come again or be missed", ", ".join(changed))
+        if state_dict and (self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING):
+            self._place.load(state_dict, self._order(), self.fingerprint)
 
     # How it is done.
 
@@ -310,7 +309,9 @@ class PretrainDataModule(pl.LightningDataModule):
                 f"fewer than the {self.rows_per_step} rows of one step; give more text, or lower global_batch_tokens "
                 f"to {rows * self.context_length} or less"
             )
-        return SampleOrder(self.seed, rows, self.rows_per_step)
+        shard = getattr(self.prepared.train, "shard_tokens", 0) or None
+        block = None if shard is None else max(1, shard // self.context_length)
+        return SampleOrder(self.seed, rows, self.rows_per_step, self.shuffle_window, block)
 
     def _ranks(self) -> tuple[int, int]:
         """(rank, number of ranks) among those that read different data."""
@@ -322,27 +323,18 @@ class PretrainDataModule(pl.LightningDataModule):
         return micro_batch_rows(self.rows_per_step, world_size, self.batch_size, self.context_length)
 
     def _step(self, order: SampleOrder) -> int:
-        """The step of the order at which the run stands."""
-        if self.trainer is None:
-            return -(-self._consumed["samples"] // order.rows_per_step)
-        since = progress.steps_done(self.trainer, self.micro_steps) - self._consumed["steps"]
-        return -(-self._consumed["samples"] // order.rows_per_step) + since  # a step is never begun in its middle
+        return self._place.step(order, self.trainer, self.micro_steps)
 
-    def _align(self, order: SampleOrder) -> None:
-        """At the start of a fit forget the state of an earlier one; after a resume count batches as this run does."""
-        loaded, self._loaded = self._loaded, None
-        if self.trainer is None:
+    def _fetch_ahead(self, sampler: StepBatches) -> None:
+        """Let a thread fetch what the next steps read, where the tokens come from a URL."""
+        stored = self.prepared.train.tokens
+        if not isinstance(stored, ShardedTokens) or self.tokens is None or "://" not in self.tokens:
             return
-        if loaded is None:
-            self._consumed = {"samples": 0, "steps": 0}
-            return
-        progress.set_back_to_step(
-            self.trainer,
-            saved_rows_per_batch=loaded["rows_per_batch"],
-            saved_rows_per_step=loaded["rows_per_step"],
-            rows_per_step=order.rows_per_step,
-            micro_steps=self.micro_steps,
-        )
+        self.teardown()
+        length = self.context_length
+        files = self.cache_bytes // (stored.shard_tokens * stored.dtype.itemsize) // 2  # half, for other processes
+        self._ahead = FetchAhead(stored, lambda step: sampler.rows_of(step) * length, length + 1, sampler.step, files)
+        self._ahead.start()
 
 
 @rank_zero_only

@@ -12,7 +12,7 @@ import xxhash
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.errors import DataError
-from datamodules.tokens.order import SampleOrder
+from datamodules.tokens.sample_order import SampleOrder
 from datamodules.tokens.store import TokenStore
 
 IGNORED = -100  # the target that counts nowhere (the default of torch's cross-entropy)
@@ -33,16 +33,8 @@ class Rows(Dataset[dict[str, torch.Tensor]]):
         self.store = store
         self.context_length = context_length
         self.pad, self.end = pad, end
+        self.n_full = (store.n_tokens - 1) // context_length
         self.n_rows = -(-(store.n_tokens - 1) // context_length)  # rounded up
-        self._map()
-
-    def _map(self) -> None:
-        T, tokens = self.context_length, self.store.tokens  # noqa: N806
-        self.n_full = (self.store.n_tokens - 1) // T
-        # A view of the file in which row r starts at token r T and is T + 1 long: rows overlap by one token.
-        self.windows = np.lib.stride_tricks.as_strided(
-            tokens, shape=(self.n_full, T + 1), strides=(T * tokens.itemsize, tokens.itemsize), writeable=False
-        )
 
     def __len__(self) -> int:
         return self.n_rows
@@ -62,24 +54,18 @@ class Rows(Dataset[dict[str, torch.Tensor]]):
 
     def _windows(self, index: np.ndarray) -> dict[str, torch.Tensor]:
         full = index < self.n_full
+        # Row r starts at token r T and is T + 1 long: rows overlap by one token.
+        window = self.store.windows(index[full] * self.context_length, self.context_length + 1)
         if full.all():
-            window = self.windows[index]  # B T+1
             return {"tokens": _to_int64(window[:, :-1]), "targets": _to_int64(window[:, 1:])}
         tokens = np.full((len(index), self.context_length), self.pad, dtype=np.int64)
         targets = np.full((len(index), self.context_length), IGNORED, dtype=np.int64)
-        tokens[full], targets[full] = self.windows[index[full]][:, :-1], self.windows[index[full]][:, 1:]
+        tokens[full], targets[full] = window[:, :-1], window[:, 1:]
         last = self.store.tokens[self.n_full * self.context_length :]
         if len(last) > 1:
             at = index == self.n_full
             tokens[at, : len(last) - 1], targets[at, : len(last) - 1] = last[:-1], last[1:]
         return {"tokens": torch.from_numpy(tokens), "targets": torch.from_numpy(targets)}
-
-    def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in self.__dict__.items() if name != "windows"}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-        self._map()
 
 
 def make_loader(rows: Dataset[Any], num_workers: int, rank: int = 0, **options: Any) -> DataLoader[Any]:
@@ -161,9 +147,18 @@ class StepBatches(Sampler[list[int]]):
         epoch = first // self.order.steps_per_epoch
         return self._rows(first, (epoch + 1) * self.order.steps_per_epoch)
 
+    def rows_of(self, step: int) -> np.ndarray:
+        """The rows that this rank reads in a step, int64 [N]."""
+        return self.order(step * self.order.rows_per_step + self._own()).ravel()
+
+    def _own(self) -> np.ndarray:
+        """This rank's samples of a step: micro-steps x rows of one."""
+        shape = (self.micro_steps, self.world_size, self.batch_size)
+        return np.arange(self.order.rows_per_step).reshape(shape)[:, self.rank]
+
     def _rows(self, first: int, end: int) -> Iterator[list[int]]:
         G, m = self.order.rows_per_step, self.batch_size  # noqa: N806
-        own = np.arange(G).reshape(self.micro_steps, self.world_size, m)[:, self.rank]  # micro-steps x m
+        own = self._own()
         block = max(1, SAMPLES_AHEAD // own.size)
         for start in range(first, end, block):
             steps = np.arange(start, min(start + block, end))

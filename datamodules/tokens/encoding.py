@@ -7,19 +7,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datamodules.text.tokenizer import Tokenizer, cut_for_encoding
-from datamodules.tokens.store import StoreWriter
+from datamodules.tokens.store_writer import StoreWriter
 
 VERSION = 1  # raised when the same documents and tokenizer give another store
 ENCODED_CHARACTERS = 2 << 20  # given to the tokenizer at once: enough for all cores, little memory
 
 
-def write_store(path: Path, tokenizer: Tokenizer, batches: Iterable[pa.RecordBatch]) -> dict[str, int | float]:
+def write_store(
+    path: Path, tokenizer: Tokenizer, batches: Iterable[pa.RecordBatch], shard_tokens: int | None = None
+) -> dict[str, int | float]:
     """Encode the `text` of record batches into a token store. Returns its counts.
 
     Memory holds one batch, and the tokens of some 2 Mi characters, however many batches there are or however long a
     document is.
     """
-    with StoreWriter(path, vocab_size=tokenizer.vocab_size, end=tokenizer.end_of_text) as writer:
+    with StoreWriter(
+        path, vocab_size=tokenizer.vocab_size, end=tokenizer.end_of_text, shard_tokens=shard_tokens
+    ) as writer:
         chunks: list[str] = []  # what the tokenizer would cut a document into, so that the cuts are the same
         text_bytes: list[int | None] = []  # of the document that ends with the chunk; None where it goes on
         size = 0

@@ -41,33 +41,6 @@ class Permutation:
         return high << self.low_bits | low
 
 
-class SampleOrder:
-    """Which row each sample of the run is, whatever the hardware.
-
-    An epoch is as many whole steps as the rows allow; the rows of each epoch come from a permutation of all rows
-    with a key of its own, so the few that do not fill a step are others in each epoch.
-    """
-
-    def __init__(self, seed: int, rows: int, rows_per_step: int) -> None:
-        if rows < rows_per_step:
-            raise ValueError(f"{rows} rows are fewer than the {rows_per_step} of one step")
-        self.seed = seed
-        self.rows = rows
-        self.rows_per_step = rows_per_step
-        self.steps_per_epoch = rows // rows_per_step
-        self.samples_per_epoch = self.steps_per_epoch * rows_per_step
-
-    def __call__(self, samples: np.ndarray) -> np.ndarray:
-        """int64 [...] sample numbers of the run to int64 [...] rows."""
-        samples = np.asarray(samples, dtype=np.int64)
-        rows = np.empty_like(samples)
-        epochs, places = np.divmod(samples, self.samples_per_epoch)
-        for epoch in np.unique(epochs):
-            chosen = epochs == epoch
-            rows[chosen] = Permutation(self.rows, self.seed, int(epoch))(places[chosen])
-        return rows
-
-
 def _mix(value: np.ndarray) -> np.ndarray:
     """The finaliser of splitmix64: each bit of the input moves each bit of the output."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

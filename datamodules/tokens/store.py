@@ -1,23 +1,29 @@
 """Flat files of tokens, mapped into memory.
 
-Layout, little-endian: a header of 64 bytes; the tokens as uint16 or uint32; zeros up to a multiple of 8 bytes;
-n_documents + 1 offsets as uint64, where document d is tokens[offsets[d] : offsets[d + 1]], its end token included.
+A store of one file, little-endian: a header of 64 bytes; the tokens as uint16 or uint32; zeros up to a multiple of 8
+bytes; n_documents + 1 offsets as uint64, where document d is tokens[offsets[d] : offsets[d + 1]], its end token
+included. Of many tokens the header says how many a file has: `name.bin` then holds header and offsets alone, and the
+running text lies cut into `name-00000.bin` and so on, each a header, its tokens, and the xxh3 digest of these.
 """
 
-import os
 import struct
-from array import array
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
+from typing import Protocol
 
 import numpy as np
+import xxhash
 
 from datamodules.errors import DataError
 
-MAGIC = b"LABYTOKS"
+MAGIC, SHARD_MAGIC = b"LABYTOKS", b"LABYPART"
 VERSION = 1
-HEADER = struct.Struct("<8sIIQQQQ16x")  # magic, version, bytes a token, vocabulary, tokens, documents, text bytes
+HEADER = struct.Struct("<8sIIQQQQQ8x")  # magic, version, bytes a token, vocabulary, tokens, documents, bytes, a shard's
+DIGEST = struct.Struct("<Q")
 REMEDY = "delete its folder and run again: it is then made anew"
+OPEN_SHARDS = 16  # mapped at once
+OPEN_TRIES = 10  # of a file that may be removed between being fetched and being mapped
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -25,119 +31,201 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
 
 
-class StoreWriter:
-    """Writes documents of tokens one after the other, opened by one `end` token and each followed by one.
+def shard_path(path: Path, number: int) -> Path:
+    """The file of a store's shard."""
+    return path.with_name(f"{path.stem}-{number:05}{path.suffix}")
 
-    The file appears under its name when the writer is closed without an exception; before that it has a temporary one.
-    """
 
-    def __init__(self, path: Path, *, vocab_size: int, end: int) -> None:
-        self.path = path
-        self.partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        self.vocab_size = vocab_size
-        self.dtype = token_dtype(vocab_size)
-        self.end = np.array([end], dtype=self.dtype)
-        self.offsets = array("Q", [1])
-        self.in_document = 0  # tokens of a document that has not ended
-        self.text_bytes = 0
+class Files(Protocol):
+    """Where a store's files come from: they lie in a folder, or are fetched to one (datamodules/tokens/cache.py)."""
 
-    @property
-    def n_tokens(self) -> int:
-        return self.offsets[-1]
+    def head(self, name: str, size: int) -> bytes:
+        """The first bytes of a file."""
 
-    @property
-    def n_documents(self) -> int:
-        return len(self.offsets) - 1
+    def read(self, name: str) -> bytes:
+        """A small file, whole."""
 
-    def write(self, tokens: np.ndarray, text_bytes: int) -> None:
-        """Append one document (integers [n]) that stands for so many bytes of text.
+    def local(self, name: str, size: int | None = None, check: Callable[[Path], str | None] | None = None) -> Path:
+        """A file of this machine; where it must be fetched, of `size` bytes and with nothing that `check` names."""
 
-        Raises:
-            ValueError: for an id outside of the vocabulary.
-        """
-        self.append(tokens)
-        self.end_document(text_bytes)
 
-    def append(self, tokens: np.ndarray) -> None:
-        """Append a part of a document, as `write` does a whole one."""
-        if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocab_size:
-            raise ValueError(f"token {int(tokens.max())} is outside of the vocabulary of {self.vocab_size}")
-        self.file.write(tokens.astype(self.dtype).tobytes())
-        self.in_document += tokens.size
+class Folder:
+    """Files that lie in a folder."""
 
-    def end_document(self, text_bytes: int) -> None:
-        """End the document whose parts have been appended; they stand for so many bytes of text."""
-        self.file.write(self.end.tobytes())
-        self.offsets.append(self.offsets[-1] + self.in_document + 1)
-        self.in_document = 0
-        self.text_bytes += text_bytes
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
-    def __enter__(self) -> "StoreWriter":
-        self.file = self.partial.open("wb")
-        self.file.write(bytes(HEADER.size))
-        self.file.write(self.end.tobytes())
-        return self
+    def head(self, name: str, size: int) -> bytes:
+        """See Files."""
+        with (self.folder / name).open("rb") as file:
+            return file.read(size)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self.file.write(bytes(-self.n_tokens * self.dtype.itemsize % 8))
-                self.file.write(np.asarray(self.offsets, dtype="<u8").tobytes())
-                self.file.seek(0)
-                self.file.write(
-                    HEADER.pack(
-                        MAGIC,
-                        VERSION,
-                        self.dtype.itemsize,
-                        self.vocab_size,
-                        self.n_tokens,
-                        self.n_documents,
-                        self.text_bytes,
-                    )
-                )
-                self.file.flush()
-                os.fsync(self.file.fileno())
-            self.file.close()
-            if kind is None:
-                os.replace(self.partial, self.path)
-        finally:
-            self.partial.unlink(missing_ok=True)
+    def read(self, name: str) -> bytes:
+        """See Files."""
+        return (self.folder / name).read_bytes()
+
+    def local(self, name: str, size: int | None = None, check: Callable[[Path], str | None] | None = None) -> Path:
+        """See Files; nothing is checked here."""
+        return self.folder / name
 
 
 class TokenStore:
-    """A store opened for reading; pickles as its path, so that workers map the file themselves.
+    """A store opened for reading; pickles as its path, so that workers map the files themselves.
+
+    To open one takes as long however large it is: shards are mapped, or fetched, when a token of theirs is read.
 
     Attributes:
-        tokens: uint16 or uint32 [n_tokens], mapped from the file.
+        tokens: uint16 or uint32 [n_tokens]: mapped from the file, or `ShardedTokens`.
         offsets: uint64 [n_documents + 1], mapped too.
         text_bytes: bytes of the raw text that the tokens stand for, special tokens left out.
 
+    Args:
+        path: of its file.
+        files: where that and its shards come from; the folder of `path` if not given.
+
     Raises:
-        DataError: where the file is missing, damaged or of another kind.
+        DataError: where a file is missing, damaged or of another kind.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, files: Files | None = None) -> None:
         self.path = Path(path)
+        self.files = files or Folder(self.path.parent)
         try:
-            size = self.path.stat().st_size
-            with self.path.open("rb") as file:
-                header = file.read(HEADER.size)
+            header = self.files.head(self.path.name, HEADER.size)
         except OSError as error:
             raise DataError(f"cannot open the token store {self.path} ({error.strerror}); {REMEDY}") from error
         if len(header) < HEADER.size or not header.startswith(MAGIC):
             raise DataError(f"{self.path} is not a token store; {REMEDY}")
-        _, version, width, self.vocab_size, self.n_tokens, self.n_documents, self.text_bytes = HEADER.unpack(header)
+        _, version, width, self.vocab_size, self.n_tokens, self.n_documents, self.text_bytes, self.shard_tokens = (
+            HEADER.unpack(header)
+        )
         if version != VERSION:
             raise DataError(f"the token store {self.path} has version {version} instead of {VERSION}; {REMEDY}")
-        dtype = token_dtype(self.vocab_size)
-        offsets_at = HEADER.size + self.n_tokens * width + -self.n_tokens * width % 8
-        expected = offsets_at + 8 * (self.n_documents + 1)
-        if width != dtype.itemsize or size != expected:
-            raise DataError(f"the token store {self.path} is damaged ({size} bytes instead of {expected}); {REMEDY}")
-        self.tokens = np.memmap(self.path, dtype=dtype, mode="r", offset=HEADER.size, shape=(self.n_tokens,))
-        self.offsets = np.memmap(self.path, dtype="<u8", mode="r", offset=offsets_at, shape=(self.n_documents + 1,))
+        self.dtype = token_dtype(self.vocab_size)
+        if width != self.dtype.itemsize:
+            raise DataError(f"the token store {self.path} is damaged (tokens of {width} bytes); {REMEDY}")
+        self._views: dict[int, np.ndarray] = {}
+        self._offsets: np.ndarray | None = None
+        if self.shard_tokens:
+            self.tokens: np.ndarray | ShardedTokens = ShardedTokens(
+                self.path, self.files, self.n_tokens, self.shard_tokens, self.dtype
+            )
+        else:
+            self.tokens = np.memmap(
+                self._whole(), dtype=self.dtype, mode="r", offset=HEADER.size, shape=(self.n_tokens,)
+            )
 
-    def __reduce__(self) -> tuple[type["TokenStore"], tuple[Path]]:
-        return TokenStore, (self.path,)
+    @property
+    def offsets(self) -> np.ndarray:
+        """Mapped when they are first asked for: of a store that is fetched, running text needs none."""
+        if self._offsets is None:
+            shape = (self.n_documents + 1,)
+            self._offsets = np.memmap(self._whole(), dtype="<u8", mode="r", offset=self._offsets_at(), shape=shape)
+        return self._offsets
+
+    def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """The `length` tokens from each of `starts`, int64 [B], on: a copy, [B, length]."""
+        if isinstance(self.tokens, ShardedTokens):
+            return self.tokens.windows(starts, length)
+        if not len(starts):
+            return np.empty((0, length), self.dtype)
+        if length not in self._views:
+            self._views[length] = np.lib.stride_tricks.sliding_window_view(self.tokens, length)
+        return self._views[length][starts]
+
+    def _offsets_at(self) -> int:
+        if self.shard_tokens:
+            return HEADER.size
+        return HEADER.size + self.n_tokens * self.dtype.itemsize + -self.n_tokens * self.dtype.itemsize % 8
+
+    def _whole(self) -> Path:
+        """The store's own file, of the size that its header says."""
+        expected = self._offsets_at() + 8 * (self.n_documents + 1)
+        path = self.files.local(self.path.name, expected)
+        if path.stat().st_size != expected:
+            raise DataError(
+                f"the token store {path} is damaged ({path.stat().st_size} bytes instead of {expected}); {REMEDY}"
+            )
+        return path
+
+    def __reduce__(self) -> tuple[type["TokenStore"], tuple[Path, Files]]:
+        return TokenStore, (self.path, self.files)
+
+
+class ShardedTokens:
+    """The running text of a store that lies in several files; slices, and windows of it, are copies."""
+
+    def __init__(self, path: Path, files: Files, n_tokens: int, shard_tokens: int, dtype: np.dtype) -> None:
+        self.path, self.files = path, files
+        self.n_tokens, self.shard_tokens, self.dtype = n_tokens, shard_tokens, dtype
+        self._open: OrderedDict[int, np.ndarray] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self.n_tokens
+
+    def __getitem__(self, place: slice) -> np.ndarray:
+        first, last, step = place.indices(self.n_tokens)
+        if step != 1:
+            raise ValueError("a slice of a sharded store goes token by token")
+        parts = []
+        for number in range(first // self.shard_tokens, -(-last // self.shard_tokens)):
+            begin = number * self.shard_tokens
+            parts.append(self.shard(number)[max(0, first - begin) : last - begin])
+        return np.concatenate(parts) if parts else np.empty(0, self.dtype)
+
+    def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """As `TokenStore.windows`."""
+        out = np.empty((len(starts), length), self.dtype)
+        numbers, places = np.divmod(starts, self.shard_tokens)
+        for number in np.unique(numbers).tolist():
+            shard = self.shard(number)
+            inside = (numbers == number) & (places + length <= len(shard))
+            if inside.any():
+                out[inside] = np.lib.stride_tricks.sliding_window_view(shard, length)[places[inside]]
+            for row in np.flatnonzero((numbers == number) & ~inside).tolist():
+                out[row] = self[int(starts[row]) : int(starts[row]) + length]
+        return out
+
+    def shards_of(self, starts: np.ndarray, length: int) -> list[int]:
+        """The numbers of the files that these windows read."""
+        ends = np.minimum(starts + length, self.n_tokens) - 1
+        return sorted({*(starts // self.shard_tokens).tolist(), *(ends // self.shard_tokens).tolist()})
+
+    def fetch(self, number: int) -> Path:
+        """The file of a shard, on this machine."""
+        size = HEADER.size + self._size(number) * self.dtype.itemsize + DIGEST.size
+        path = self.files.local(shard_path(self.path, number).name, size, check_shard)
+        found = path.stat().st_size
+        if found != size:
+            raise DataError(f"{path} is damaged ({found} bytes instead of {size}); {REMEDY}")
+        return path
+
+    def shard(self, number: int) -> np.ndarray:
+        """The tokens of one file, mapped; some stay mapped, also when their file is removed meanwhile."""
+        for attempt in range(OPEN_TRIES):
+            if number in self._open:
+                break
+            try:
+                path = self.fetch(number)
+                self._open[number] = np.memmap(path, self.dtype, "r", HEADER.size, (self._size(number),))
+            except OSError as error:  # also where another process made room for a file of its own between the two
+                if attempt == OPEN_TRIES - 1 or not isinstance(error, FileNotFoundError):
+                    name = shard_path(self.path, number)
+                    raise DataError(f"cannot read {name} ({error.strerror}); {REMEDY}") from error
+            if len(self._open) > OPEN_SHARDS:
+                self._open.popitem(last=False)
+        self._open.move_to_end(number)
+        return self._open[number]
+
+    def _size(self, number: int) -> int:
+        return min(self.shard_tokens, self.n_tokens - number * self.shard_tokens)
+
+
+def check_shard(path: Path) -> str | None:
+    """What is wrong with the file of a shard, by the digest at its end, or None."""
+    content = np.memmap(path, np.uint8, "r")
+    if len(content) < HEADER.size + DIGEST.size or content[: len(SHARD_MAGIC)].tobytes() != SHARD_MAGIC:
+        return "it is no shard of a token store"
+    (expected,) = DIGEST.unpack(content[-DIGEST.size :].tobytes())
+    found = xxhash.xxh3_64_intdigest(content[HEADER.size : -DIGEST.size].data)
+    return None if found == expected else "the digest of its tokens is wrong"

@@ -15,7 +15,7 @@ from datamodules.corpus import Curation, shards
 from datamodules.text import tokenizer as tokenizer_module
 from datamodules.text.training import train_bpe
 from datamodules.tokens.batches import IGNORED
-from datamodules.tokens.store import StoreWriter
+from datamodules.tokens.store_writer import StoreWriter
 
 Small = Callable[..., PretrainDataModule]
 

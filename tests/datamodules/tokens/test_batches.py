@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from datamodules.tokens.batches import IGNORED, Rows, StepBatches, as_batch
-from datamodules.tokens.order import SampleOrder
-from datamodules.tokens.store import StoreWriter, TokenStore
+from datamodules.tokens.sample_order import SampleOrder
+from datamodules.tokens.store import TokenStore
+from datamodules.tokens.store_writer import StoreWriter
 
 PAD = 1
 

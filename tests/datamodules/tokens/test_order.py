@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.tokens.order import Permutation, SampleOrder
+from datamodules.tokens.order import Permutation
+from datamodules.tokens.sample_order import SampleOrder
 
 
 @settings(max_examples=200, deadline=None)

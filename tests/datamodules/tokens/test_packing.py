@@ -12,7 +12,8 @@ from datamodules.errors import DataError
 from datamodules.tokens.batches import Rows
 from datamodules.tokens.packed_rows import PackedRows
 from datamodules.tokens.packing import Packing, best_fit, pack
-from datamodules.tokens.store import StoreWriter, TokenStore
+from datamodules.tokens.store import TokenStore
+from datamodules.tokens.store_writer import StoreWriter
 
 END, PAD = 0, 1
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=60)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from datamodules.errors import DataError
 from datamodules.tokens import statistics
 from datamodules.tokens.statistics import count_bigrams, count_ngrams
-from datamodules.tokens.store import StoreWriter, TokenStore
+from datamodules.tokens.store import TokenStore
+from datamodules.tokens.store_writer import StoreWriter
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from datamodules.errors import DataError
-from datamodules.tokens.store import StoreWriter, TokenStore, token_dtype
+from datamodules.tokens.store import TokenStore, token_dtype
+from datamodules.tokens.store_writer import StoreWriter
 
 DOCUMENTS = [[5, 6, 7], [], [8], [9, 10]]
 
