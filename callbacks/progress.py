@@ -15,6 +15,7 @@ _SHOWN = {
     "train_loss": ("loss", "{:.3f}"),
     "val_bpb": ("bits/byte", "{:.3f}"),
     "tokens_per_second": ("tokens/s", "{:,.0f}"),
+    "data_wait": ("waiting for data, s/step", "{:.2g}"),
 }
 
 _BAR_SECONDS = 0.2  # between two drawings of the bar

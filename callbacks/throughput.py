@@ -24,12 +24,13 @@ def matmul_peak(device: torch.device, size: int = 1024, repeats: int = 5) -> flo
 
 
 class Throughput(L.Callback):
-    """Log `tokens_per_second` (all devices together) and `mfu`, counting the time of training only.
+    """Log `tokens_per_second` (all devices together), `mfu` and `data_wait`, counting the time of training only.
 
     Validation, and what other callbacks report through `exclude`, stop the clock; waiting for data does not. The
     module may have `flops_per_token` (training FLOPs a token), without which there is no MFU. The peak is the data
     sheet's for a GPU that Lightning knows, a measured fp32 matrix product on a CPU, and unknown elsewhere, where no
-    `mfu` is logged rather than a guess.
+    `mfu` is logged rather than a guess. `data_wait` are the seconds of a step between the end of a batch and the start
+    of the next one: the wait for data, and what other callbacks do between.
 
     Args:
         tokens_key: key of the batch's tensor [B, T] whose elements are the tokens processed.
@@ -43,6 +44,7 @@ class Throughput(L.Callback):
         self._started: float | None = None
         self._tokens_at_log = 0
         self._seconds_at_log = 0.0
+        self._waited = 0.0  # since the last log, between the end of a batch and the start of the next
 
     @property
     def tokens_per_second(self) -> float:
@@ -63,15 +65,18 @@ class Throughput(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Find the peak of this device, and forget an earlier run."""
         self.tokens = self._tokens_at_log = 0
-        self.seconds = self._seconds_at_log = 0.0
+        self.seconds = self._seconds_at_log = self._waited = 0.0
         self._peak = self._find_peak(trainer, pl_module)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Start the clock where it stands still: at the first batch, and after a validation."""
+        now = time.perf_counter()
         if self._started is None:
-            self._started = time.perf_counter()
+            self._started = now
+        else:
+            self._waited += now - self._started
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
@@ -92,6 +97,8 @@ class Throughput(L.Callback):
         if seconds > 0:
             rate = (self.tokens - self._tokens_at_log) / seconds
             self._tokens_at_log, self._seconds_at_log = self.tokens, self.seconds
+            pl_module.log("data_wait", self._waited / every, prog_bar=True, rank_zero_only=True)
+            self._waited = 0.0
             pl_module.log("tokens_per_second", rate, prog_bar=True, rank_zero_only=True)
             mfu = self.mfu(pl_module, rate)
             if mfu is not None:

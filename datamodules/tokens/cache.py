@@ -81,9 +81,11 @@ class RemoteFiles:
             partial = self._reserve(name, size)
             try:
                 self._tried(name, lambda system, remote: self._fetch(system, remote, partial, size, check))
-                os.replace(partial, path)
+                with self._room():  # or one who counts would find it under neither name
+                    os.replace(partial, path)
             finally:
-                partial.unlink(missing_ok=True)
+                with self._room():
+                    partial.unlink(missing_ok=True)
         return path
 
     def _is_used(self, path: Path) -> bool:
@@ -100,7 +102,7 @@ class RemoteFiles:
                 f"{self.url}/{name} has {size:,} bytes, more than cache_bytes ({self.most_bytes:,}): raise it"
             )
         partial = self.folder / f".{name}.{os.getpid()}{PARTIAL}"
-        with _locked(self.folder / ".room.lock"):
+        with self._room():
             self._remove_stale()
             held = {path: path.stat() for path in self.folder.iterdir() if not path.name.endswith(".lock")}
             total = sum(status.st_size for status in held.values())
@@ -118,6 +120,10 @@ class RemoteFiles:
             with partial.open("wb") as file:
                 file.truncate(size)
         return partial
+
+    def _room(self) -> contextlib.AbstractContextManager[None]:
+        """Alone in counting, making and taking room."""
+        return _locked(self.folder / ".room.lock")
 
     def _remove_stale(self) -> None:
         """Drop what processes that are no longer there had begun to fetch."""
