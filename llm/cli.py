@@ -42,7 +42,7 @@ from llm.logs import set_up_logging
 from llm.metrics_file import MetricsFile
 from llm.modules import LanguageModule, PretrainModule
 from llm.ranks import follow_launcher
-from llm.report import print_preparation, print_summary, write_row_scores
+from llm.report import of_all_ranks, print_preparation, print_summary, write_row_scores
 from llm.run import newest_checkpoint, newest_run, release_if_empty, reserve_run_folder
 from llm.run_files import RunFiles
 
@@ -257,9 +257,11 @@ class LabyrinthCLI(LightningCLI):
         """Score every row of the validation text and write a table of them."""
         settings["return_predictions"] = True
         predictions = self.trainer.predict(model, datamodule=datamodule, **settings)
+        predictions = of_all_ranks(predictions, self.trainer)  # type: ignore[arg-type]
         path = Path(self.config.predict.runs) / f"{self.config.predict.name}-rows.csv"
-        write_row_scores(predictions, model, path)  # type: ignore[arg-type]
-        print(path)
+        if self.trainer.is_global_zero:
+            write_row_scores(predictions, model, path)  # type: ignore[arg-type]
+            print(path)
 
     def after_fit(self) -> None:
         """Say what came out, and what to do next."""

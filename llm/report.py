@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, distributed
 
 from callbacks import TextSamples, Throughput, TrainingCurve
 from datamodules.corpus.reporting.report import HTML_FILE, JSON_FILE, print_report
@@ -69,6 +70,22 @@ def print_preparation(summary: dict[str, Any]) -> None:
     console.print(f"tokenizer: {summary['tokenizer']} ({summary['vocab_size']:,} tokens)")
     console.print(f"report to look at: {folder / HTML_FILE}", markup=False)
     console.print(f"{'reused' if summary['reused'] else 'prepared'} in {summary['seconds']:.1f} s")
+
+
+def of_all_ranks(predictions: list[dict[str, Tensor]], trainer: L.Trainer) -> list[dict[str, Tensor]]:
+    """What all ranks predicted, in the order of the rows, on every rank; without the rows that fill ranks up.
+
+    Rank r of W reads rows r, r + W, ...; ranks that share their data (tensor parallel) predict the same.
+    """
+    whole = {name: torch.cat([batch[name].cpu() for batch in predictions]) for name in predictions[0]}
+    if trainer.world_size == 1:
+        return [whole]
+    places: list[Any] = [None] * trainer.world_size
+    distributed.all_gather_object(places, ((trainer.distributed_sampler_kwargs or {}).get("rank", 0), whole))
+    shares = [share for _, share in sorted(dict(places).items())]
+    rows = {name: torch.stack([share[name] for share in shares], 1).flatten(0, 1) for name in whole}
+    real = (rows["targets"] >= 0).any(1)
+    return [{name: values[real] for name, values in rows.items()}]
 
 
 def write_row_scores(predictions: list[dict[str, Tensor]], module: LanguageModule, path: Path) -> None:

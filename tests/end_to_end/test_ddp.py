@@ -41,3 +41,19 @@ def test_the_same_weights_as_in_one_process(folder: Path):
 
 def test_both_processes_share_one_run_folder(folder: Path):
     assert sorted(path.name for path in folder.iterdir()) == ["one", "two"]
+
+
+def test_predict_writes_every_row_once_whatever_the_number_of_processes(folder: Path):
+    flags = [flag for flag in TINY if not flag.startswith("--model.")]
+    tables = []
+    for number, more in enumerate(([], ["--trainer.strategy=ddp", "--trainer.devices=2"])):
+        where = [f"--runs=table-{number}", f"--ckpt_path={folder / 'one/checkpoints/best.ckpt'}", "--name=one"]
+        done = llm("predict", *flags, *where, *more, folder=folder.parent)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count(".csv") == 1
+        with (folder.parent / f"table-{number}/one-rows.csv").open(newline="") as file:
+            tables.append([(row["row"], row["targets"], float(row["bits_per_byte"])) for row in csv.DictReader(file)])
+    assert len(tables[0]) == len(tables[1]) > 10
+    for one, other in zip(*tables, strict=True):
+        assert other[:2] == one[:2]
+        assert other[2] == pytest.approx(one[2], abs=2e-4)
