@@ -1,7 +1,7 @@
 """Runs that are killed again and again, in any moment, against one that was not: weights, log and samples.
 
     python benchmarks/crash.py --kills 50
-    python benchmarks/crash.py --kills 20 --devices 2 --strategy ddp
+    python benchmarks/crash.py --kills 20 --devices 2 --strategy fsdp2
 
 Each run begins with nothing prepared, is killed (SIGKILL, or SIGTERM as a scheduler does) and started again with
 `--ckpt_path auto` until it ends by itself. Kills are aimed by turns: at any moment; while the corpus, the tokenizer or
@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+
+from llm.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 60
@@ -151,7 +153,7 @@ def kill_until_done(folder: Path, flags: list[str], draw: random.Random, most: i
 def result(folder: Path) -> Result:
     """Read what a run left."""
     (run,) = [path for path in (folder / "runs").iterdir() if (path / f"checkpoints/step-{STEPS:08}.ckpt").exists()]
-    state = torch.load(run / f"checkpoints/step-{STEPS:08}.ckpt", weights_only=True)
+    state = read_checkpoint(run / f"checkpoints/step-{STEPS:08}.ckpt")
     with (run / "metrics.csv").open(newline="") as file:
         rows = [{k: v for k, v in row.items() if k not in OF_TIME} for row in csv.DictReader(file)]
     samples: dict[tuple[str, int], list[str]] = {}

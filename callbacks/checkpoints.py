@@ -79,7 +79,6 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """See that there is room for the checkpoints of this run, and drop what is left of one that was killed."""
         folder, step = self._folder(trainer), trainer.global_step
-        self._is_best = self._is_due = False
         self._seen_at, self._saved_at = step, step if step in checkpoints_by_step(folder) else -1
         self._best_on_disk = self.best_model_score, self.best_step
         problem = None
@@ -112,7 +111,7 @@ class Checkpoints(Checkpoint):
         """Save what is due, now that the step before and its validation are logged."""
         self._look_after_writing(trainer)
         step = trainer.global_step
-        if step == self._seen_at:  # the other micro-batches of a step
+        if step == self._seen_at and not (self._is_due or self._is_best):  # the other micro-batches of a step
             return
         self._seen_at = step
         every = (self.every_n_steps, self.keep_every_n_steps)

@@ -42,6 +42,7 @@ class Interruption(L.Callback):
         self._before: dict[signal.Signals, Any] = {}
         self._watch: _SecondSignal | None = None
         self._agreement: _Agreement | None = None
+        self._validation_due = False  # it was cut short
 
     @property
     def exit_code(self) -> int:
@@ -55,6 +56,9 @@ class Interruption(L.Callback):
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
             self._watch = _SecondSignal(trainer.strategy.launcher)
+        if self._validation_due:
+            self._validation_due = False
+            _validate(trainer)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -64,10 +68,23 @@ class Interruption(L.Callback):
         # The logger's step; Lightning restores it one too low or too high after some interruptions.
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
-    def on_validation_batch_start(self, *_: Any) -> None:
-        """End here where it was asked for: the scores of a part of the text would mean nothing."""
-        if self._before:
+    def on_validation_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """End here where it was asked for; the run that goes on validates again. The last validation is let end."""
+        if not self._before or trainer.should_stop:
+            return
+        try:
             self._end_if_asked()
+        except Interrupted:
+            self._validation_due = True
+            raise
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether the run ended in a validation."""
+        return {"validation_due": self._validation_due}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        self._validation_due = state_dict["validation_due"]
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Give the signals back."""
@@ -105,6 +122,16 @@ class Interruption(L.Callback):
         if self._agreement is not None:
             self._agreement.close()
             self._agreement = None
+
+
+def _validate(trainer: L.Trainer) -> None:
+    """Validate before the first batch, as Lightning does after a step, and log it under that step."""
+    loop = trainer.fit_loop.epoch_loop
+    loop._batches_that_stepped = trainer.global_step - 1
+    loop.val_loop.restarting = False  # from its first batch
+    trainer.validating = True
+    loop.val_loop.run()
+    trainer.training = True
 
 
 class _Agreement:

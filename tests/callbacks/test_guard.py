@@ -206,7 +206,7 @@ def fit(
 
 
 def rows(name: str) -> list[dict[str, str]]:
-    of_time = ("tokens_per_second", "mfu")
+    of_time = ("tokens_per_second", "mfu", "data_wait")
     with Path(f"runs/{name}/metrics.csv").open(newline="") as file:
         return [{k: v for k, v in row.items() if k not in of_time} for row in csv.DictReader(file)]
 

@@ -85,8 +85,22 @@ def test_a_resumed_run_logs_on_from_the_step_that_was_reached(in_validation: boo
     fit(Signal(signal.SIGINT, in_validation))[0].save_checkpoint(tmp_path / "last.ckpt")
     fit(ckpt_path=tmp_path / "last.ckpt", logger=MetricsFile(str(tmp_path)), log_every_n_steps=1)
     with (tmp_path / "metrics.csv").open(newline="") as file:
-        steps = [int(row["step"]) for row in csv.DictReader(file) if row["train_loss"]]
-    assert steps == list(range(reached, 8))
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows if row["train_loss"]] == list(range(reached, 8))
+    if in_validation:  # which was cut short, and is done again under the step that it followed
+        assert [int(row["step"]) for row in rows if row["val_loss"]] == [3, 7]
+
+
+def test_the_last_validation_is_let_end():
+    class InTheLast(Signal):
+        def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+            self.validated += 1
+            if trainer.global_step == 8 and self.validated == 4:
+                signal.raise_signal(signal.SIGTERM)
+
+    sent = InTheLast(signal.SIGTERM, in_validation=True)
+    trainer, interruption = fit(sent)
+    assert (trainer.global_step, sent.validated, interruption.received) == (8, 6, 0)
 
 
 def test_signals_are_what_they_were_after_training():

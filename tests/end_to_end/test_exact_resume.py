@@ -3,6 +3,7 @@
 import csv
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ RUN = [
     "--trainer.enable_progress_bar=false",
 ]
 STEPS = 28
-OF_TIME = ("tokens_per_second", "mfu")
+OF_TIME = ("tokens_per_second", "mfu", "data_wait")
 
 
 class StopsAt(L.Callback):
@@ -44,11 +45,13 @@ class StopsAt(L.Callback):
             raise Interrupted(15)
 
 
-def fit(name: str, *flags: str, stop_at: int | None = None) -> LabyrinthCLI:
+def fit(name: str, *flags: str, stop_at: int | None = None, callback: L.Callback | None = None) -> LabyrinthCLI:
     class Stopped(LabyrinthCLI):
         def before_fit(self) -> None:
             if stop_at is not None:
                 self.trainer.callbacks.insert(0, StopsAt(stop_at))
+            if callback is not None:
+                self.trainer.callbacks.insert(0, callback)
 
     return Stopped(["fit", *RUN, f"--name={name}", *flags])
 
@@ -111,6 +114,25 @@ def test_stopped_before_a_batch(folder: Path, batch: int):
     resumed = fit(name, "--ckpt_path=last")
     assert resumed.run_folder == Path("runs") / name
     demand_same(name)
+
+
+class InValidation(L.Callback):
+    """Sent as the validation after these steps begins."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_validation_start(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_stopped_in_validations(folder: Path):
+    for step in (4, 20):
+        cli = fit("validating", *(["--ckpt_path=last"] if step > 4 else []), callback=InValidation(step))
+        assert cli.exit_code == 143
+    fit("validating", "--ckpt_path=last")
+    demand_same("validating")
 
 
 def test_stopped_again_and_again(folder: Path):
