@@ -190,12 +190,12 @@ class Checkpoints(Checkpoint):
             if trainer.is_global_zero:
                 self._arrange(self._folder(trainer))
             return
-        (self.best_model_score, self.best_step), self._saved_at = self._best_on_disk, -1
+        (self.best_model_score, self.best_step), step, self._saved_at = self._best_on_disk, self._saved_at, -1
         if trainer.is_global_zero:
             reason = getattr(error, "strerror", None) or error
             log.warning(
                 "step %d: the checkpoint could not be saved (%s); training goes on without it: make room in %s",
-                trainer.global_step,
+                step,
                 reason,
                 self._folder(trainer),
             )
