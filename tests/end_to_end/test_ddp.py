@@ -43,6 +43,7 @@ def test_both_processes_share_one_run_folder(folder: Path):
     assert sorted(path.name for path in folder.iterdir()) == ["one", "two"]
 
 
+@pytest.mark.slow
 def test_predict_writes_every_row_once_whatever_the_number_of_processes(folder: Path):
     flags = [flag for flag in TINY if not flag.startswith("--model.")]
     tables = []

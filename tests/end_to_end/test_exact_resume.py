@@ -107,7 +107,9 @@ def test_the_uninterrupted_run(folder: Path):
 
 
 # In the first batch, within an accumulation, after a step, at and around a validation, at and around an epoch's end.
-@pytest.mark.parametrize("batch", [0, 1, 6, 7, 8, 9, 10, 17, 18, 19, 37, 54, 55])
+@pytest.mark.parametrize(
+    "batch", [1, 8, 54, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 6, 7, 9, 10, 17, 18, 19, 37, 55))]
+)
 def test_stopped_before_a_batch(folder: Path, batch: int):
     name = f"stopped-{batch}"
     fit(name, stop_at=batch)
@@ -127,6 +129,7 @@ class InValidation(L.Callback):
             signal.raise_signal(signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_stopped_in_validations(folder: Path):
     for step in (4, 20):
         cli = fit("validating", *(["--ckpt_path=last"] if step > 4 else []), callback=InValidation(step))
@@ -135,6 +138,7 @@ def test_stopped_in_validations(folder: Path):
     demand_same("validating")
 
 
+@pytest.mark.slow
 def test_stopped_again_and_again(folder: Path):
     fit("often", stop_at=3)
     for batch in (11, 12, 16, 29, 36, 44):
@@ -143,6 +147,7 @@ def test_stopped_again_and_again(folder: Path):
     demand_same("often")
 
 
+@pytest.mark.slow
 def test_gone_back_to_an_earlier_checkpoint(folder: Path):
     """As after a kill: the run has logged and saved more than the checkpoint knows."""
     fit("killed", "--checkpoints.every_n_steps=3", stop_at=43)

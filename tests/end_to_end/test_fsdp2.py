@@ -78,6 +78,7 @@ def test_both_write_the_same_samples(folder: Path):
     assert two.count("=== step") == 2
 
 
+@pytest.mark.slow
 def test_consolidate_generate_and_export_take_the_folder(folder: Path, tmp_path: Path):
     sharded, file = folder / "runs/two" / LAST, tmp_path / "whole.ckpt"
     done = llm("consolidate", f"--checkpoint={folder / 'runs/two'}", f"--output={file}", folder=tmp_path)
