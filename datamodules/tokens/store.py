@@ -22,7 +22,8 @@ VERSION = 1
 HEADER = struct.Struct("<8sIIQQQQQ8x")  # magic, version, bytes a token, vocabulary, tokens, documents, bytes, a shard's
 DIGEST = struct.Struct("<Q")
 REMEDY = "delete its folder and run again: it is then made anew"
-OPEN_SHARDS = 16  # mapped at once
+# Files mapped at once. One that was fetched takes room on the disk for as long, also after its name was removed.
+OPEN_SHARDS, OPEN_FETCHED_SHARDS = 4096, 16
 OPEN_TRIES = 10  # of a file that may be removed between being fetched and being mapped
 
 
@@ -159,6 +160,7 @@ class ShardedTokens:
         self.path, self.files = path, files
         self.n_tokens, self.shard_tokens, self.dtype = n_tokens, shard_tokens, dtype
         self._open: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._most_open = OPEN_SHARDS if isinstance(files, Folder) else OPEN_FETCHED_SHARDS
 
     def __len__(self) -> int:
         return self.n_tokens
@@ -176,14 +178,12 @@ class ShardedTokens:
     def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
         """As `TokenStore.windows`."""
         out = np.empty((len(starts), length), self.dtype)
-        numbers, places = np.divmod(starts, self.shard_tokens)
-        for number in np.unique(numbers).tolist():
+        # Row by row: to group them by file takes longer than to copy them.
+        for row, start in enumerate(starts.tolist()):
+            number, place = divmod(start, self.shard_tokens)
             shard = self.shard(number)
-            inside = (numbers == number) & (places + length <= len(shard))
-            if inside.any():
-                out[inside] = np.lib.stride_tricks.sliding_window_view(shard, length)[places[inside]]
-            for row in np.flatnonzero((numbers == number) & ~inside).tolist():
-                out[row] = self[int(starts[row]) : int(starts[row]) + length]
+            inside = place + length <= len(shard)
+            out[row] = shard[place : place + length] if inside else self[start : start + length]
         return out
 
     def shards_of(self, starts: np.ndarray, length: int) -> list[int]:
@@ -212,8 +212,8 @@ class ShardedTokens:
                 if attempt == OPEN_TRIES - 1 or not isinstance(error, FileNotFoundError):
                     name = shard_path(self.path, number)
                     raise DataError(f"cannot read {name} ({error.strerror}); {REMEDY}") from error
-            if len(self._open) > OPEN_SHARDS:
-                self._open.popitem(last=False)
+        if len(self._open) > self._most_open:
+            self._open.popitem(last=False)
         self._open.move_to_end(number)
         return self._open[number]
 
