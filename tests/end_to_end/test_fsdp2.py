@@ -99,6 +99,9 @@ def test_consolidate_generate_and_export_take_the_folder(folder: Path, tmp_path:
     assert [done.returncode for done in said] == [0, 0], said[0].stderr
     assert said[0].stdout == said[1].stdout
     assert "Warning" not in said[0].stderr
+    exported = llm("export", f"--checkpoint={sharded}", "--to=hf", "--output=hf", folder=tmp_path)
+    assert exported.returncode == 0, exported.stderr
+    assert "verified: " in exported.stdout
     again = llm("consolidate", f"--checkpoint={sharded}", f"--output={file}", folder=tmp_path)
     assert_one_sentence(again.returncode, again.stderr, 1, "exists already")
     one = llm("consolidate", f"--checkpoint={folder / 'runs/one'}", "--output=x.ckpt", folder=tmp_path)
