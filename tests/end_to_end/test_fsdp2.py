@@ -3,7 +3,9 @@
 import csv
 import json
 import pickle
+import resource
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -229,3 +231,17 @@ def test_half_precision_is_close_and_learns(folder: Path):
     assert losses(two)[31] < losses(two)[0] - 0.1
     weights = read_checkpoint(two / LAST)["state_dict"]
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
+
+
+@pytest.mark.slow
+def test_where_a_process_cannot_write_its_part_training_goes_on_and_the_end_says_so(folder: Path):
+    def no_file_above(size: int = 30_000) -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    done = llm(*FIT, "--name=full", *FSDP2, folder=folder, preexec_fn=no_file_above)
+    assert_one_sentence(done.returncode, done.stderr, 1, "File too large")
+    assert "step 8: the checkpoint could not be saved (File too large); training goes on without it" in done.stderr
+    assert sorted(losses(folder / "runs/full")) == list(range(32))
+    assert not list((folder / "runs/full/checkpoints").glob("*"))
+    assert not list((folder / "runs/full/checkpoints").glob(".*"))
