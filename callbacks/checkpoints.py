@@ -91,14 +91,18 @@ class Checkpoints(Checkpoint):
             raise MisconfigurationException(problem)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note whether this is the best score."""
+        """Note whether this is the best score: better than that of the best checkpoint which is on the disk."""
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
+        self._wait(trainer)
         self._is_due = self._is_due or self.every_n_steps is None
         score = float(trainer.callback_metrics.get(self.monitor, math.nan))
         best = self.best_model_score
         if not math.isnan(score) and (best is None or (score < best if self.mode == "min" else score > best)):
             self.best_model_score, self.best_step, self._is_best = score, trainer.global_step, True
+        # only the rank that writes knows that a write failed, and all must save, or none
+        found = self.best_model_score, self.best_step, self._is_best
+        self.best_model_score, self.best_step, self._is_best = trainer.strategy.broadcast(found)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save after an epoch, where nothing else says when."""

@@ -45,9 +45,10 @@ class RemoteFiles:
         self.url, self.cache_dir, self.most_bytes = url.rstrip("/"), cache_dir, most_bytes
         self.folder = cache_dir / f"remote-{xxhash.xxh3_64_hexdigest(self.url.encode())}"
         self._system: Any = None
+        self._process = -1  # which opened `_system`: a connection is each process's own, also of one that was forked
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_system": None}  # a connection is each process's own
+        return {**self.__dict__, "_system": None}
 
     def head(self, name: str, size: int) -> bytes:
         """The first bytes of a file, without the rest of it."""
@@ -145,14 +146,19 @@ class RemoteFiles:
         if problem:
             raise _DamagedError(problem)
 
+    def _file_system(self) -> Any:
+        if self._system is None or self._process != os.getpid():
+            self._system, _ = fsspec.core.url_to_fs(self.url)
+            self._process = os.getpid()
+        return self._system
+
     def _tried(self, name: str, work: Callable[[Any, str], Any]) -> Any:
         """What `work(file system, path)` gives, tried again where it fails in a way that may pass."""
         where = f"{self.url}/{name}"
         for attempt in range(TRIES):
             try:
-                if self._system is None:
-                    self._system, _ = fsspec.core.url_to_fs(self.url)
-                return work(self._system, self._system._strip_protocol(where))
+                system = self._file_system()
+                return work(system, system._strip_protocol(where))
             except ImportError as error:
                 extra = EXTRAS.get(self.url.partition("://")[0])
                 advice = f"pip install 'labyrinth-llm[{extra}]'" if extra else f"install it ({error})"

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -181,12 +182,15 @@ def test_too_little_room_is_told_before_the_first_step(
     assert not caplog.text
 
 
+@pytest.mark.parametrize("slow_at", [4, 8])  # written when the next score is there: an earlier one, the lost one
 def test_a_disk_that_is_full_for_a_while_costs_those_checkpoints_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    slow_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     plain = torch.save
 
     def full_at_8(contents: dict[str, Any], *rest: Any) -> None:
+        if contents["global_step"] == slow_at:
+            time.sleep(0.5)
         if contents["global_step"] == 8:
             raise OSError(28, "No space left on device")
         plain(contents, *rest)

@@ -1,5 +1,6 @@
 """From a bucket (a local S3) come the batches of the disk, fetched in parts (B23, B24)."""
 
+import multiprocessing
 import os
 import shutil
 import threading
@@ -146,6 +147,20 @@ def test_to_open_it_takes_four_small_requests_and_a_rank_fetches_what_it_reads(
     needed = tokens.shards_of(sampler.rows_of(0) * 32, 33)  # type: ignore[union-attr]
     assert 1 <= len(needed) < 10
     assert sorted(counted.files) == [f"train-{number:05}.bin" for number in needed]
+
+
+def test_a_connection_is_not_taken_over_by_a_forked_worker(url: str, local: Path, tmp_path: Path) -> None:
+    files = RemoteFiles(url, tmp_path, 10**9)
+    expected = (local / "train-00001.bin").read_bytes()
+    assert files.local("train-00000.bin").is_file()  # opens the connection here
+
+    def end_with_what_came() -> None:
+        os._exit(0 if files.local("train-00001.bin").read_bytes() == expected else 3)
+
+    worker = multiprocessing.get_context("fork").Process(target=end_with_what_came)
+    worker.start()
+    worker.join(60)
+    assert worker.exitcode == 0
 
 
 def test_files_are_there_before_they_are_read_and_the_bound_holds(
