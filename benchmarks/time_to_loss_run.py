@@ -112,7 +112,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
 @torch.inference_mode()
 def score(model: GPT, data: PretrainDataModule) -> dict[str, float]:
     """Bits per byte of the held-out documents with even numbers (`validation`) and with odd ones (`test`)."""
-    store, rows = data.prepared.validation, data._rows("validation")
+    store, rows = data.prepared.validation, data.rows_of_split("validation")
     assert store is not None
     model.eval()
     nll, targets = [], []

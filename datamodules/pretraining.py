@@ -1,18 +1,12 @@
 """Text for pretraining, as a LightningDataModule of use with any LightningModule."""
 
 import logging
-import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning.pytorch as pl
 import numpy as np
-import torch
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_only
-from torch.utils.data import DataLoader
 
 from datamodules.checks import check_settings
 from datamodules.corpus.curation import Curation
@@ -20,12 +14,12 @@ from datamodules.corpus.engine import Engine
 from datamodules.corpus.pipeline import Pipeline
 from datamodules.corpus.reading.readers import EncodingErrors
 from datamodules.errors import DataError
-from datamodules.place import Place
 from datamodules.preparation import SHARD_TOKENS, Preparation
 from datamodules.prepared import Prepared, open_tokens
+from datamodules.steps import StepDataModule
 from datamodules.text.tokenizer import Tokenizer
 from datamodules.tokens.ahead import FetchAhead
-from datamodules.tokens.batches import Rows, StepBatches, make_loader, micro_batch_rows
+from datamodules.tokens.batches import Rows, StepBatches
 from datamodules.tokens.packed_rows import PackedRows
 from datamodules.tokens.sample_order import SampleOrder
 from datamodules.tokens.statistics import count_bigrams, count_ngrams
@@ -34,7 +28,7 @@ from datamodules.tokens.store import ShardedTokens
 log = logging.getLogger(__name__)
 
 
-class PretrainDataModule(pl.LightningDataModule):
+class PretrainDataModule(StepDataModule):
     """Raw text to batches for next-token prediction; the signature is the schema of the configuration.
 
     Batches are dicts of `tokens` and `targets`, int64 [batch_size, context_length], targets shifted by one, -100 where
@@ -102,7 +96,8 @@ class PretrainDataModule(pl.LightningDataModule):
         seed: int = 0,
         cache_dir: str = "data",
     ) -> None:
-        super().__init__()
+        rows_per_step = global_batch_tokens // max(1, context_length)
+        super().__init__(rows_per_step, context_length, batch_size, eval_batch_size, num_workers, seed)
         self.save_hyperparameters(ignore=["curation"], logger=False)
         if curation is not None:  # checkpoints hold primitives alone, or they could not be opened safely
             self.hparams["curation"] = asdict(curation)
@@ -128,15 +123,8 @@ class PretrainDataModule(pl.LightningDataModule):
         self.tokens, self.cache_bytes, self.shuffle_window = tokens, cache_bytes, shuffle_window
         self.document_mask = document_mask
         self.context_length = context_length
-        self.global_batch_tokens = global_batch_tokens
-        self.rows_per_step = global_batch_tokens // context_length
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size or batch_size
-        self.num_workers = num_workers
-        self.seed = seed
         self._vocab_size = vocab_size if tokenizer is None and tokens is None else None
         self._prepared: Prepared | None = None
-        self._place = Place()
         self._ahead: FetchAhead | None = None
 
     # What others may ask.
@@ -167,27 +155,6 @@ class PretrainDataModule(pl.LightningDataModule):
     def fingerprint(self) -> str:
         """16 hexadecimal digits that stand for inputs, settings, tokenizer and code that made the tokens."""
         return self.prepared.fingerprint
-
-    @property
-    def rows(self) -> int:
-        """Rows of `context_length` tokens in train."""
-        return len(self._rows("train"))
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps in one pass over train."""
-        return self._order().steps_per_epoch
-
-    @property
-    def micro_steps(self) -> int:
-        """Batches that each device reads for one optimizer step."""
-        _, world_size = self._ranks()
-        return self.rows_per_step // (world_size * self._micro_batch())
-
-    def rows_of_step(self, step: int) -> np.ndarray:
-        """The rows of train in optimizer step `step` of the run, from 0, over all devices: int64 [rows_per_step]."""
-        order = self._order()
-        return order((self._place.first_step(order) + step) * order.rows_per_step + np.arange(order.rows_per_step))
 
     def count_bigrams(self) -> tuple[np.ndarray, np.ndarray]:
         """Pairs of successive tokens of train, int64 [2, N], and how often each comes, int64 [N]."""
@@ -220,56 +187,17 @@ class PretrainDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Open what was prepared and check it against the trainer."""
-        prepared = self.prepared
-        if stage != "fit" and stage is not None:
-            return
-        self._order()
-        if prepared.validation is None and self.tokens is None and self.preparation.corpus.validation_fraction > 0:
+        prepared, fraction = self.prepared, self.preparation.corpus.validation_fraction
+        if stage in ("fit", None) and prepared.validation is None and self.tokens is None and fraction > 0:
+            self._order()
             raise DataError("validation has no text; give it more, raise validation_fraction, or set it to 0 for none")
-        trainer = self.trainer
-        if trainer is None:
-            return
-        _, world_size = self._ranks()
-        if world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
-            raise DataError(
-                "with several processes the trainer must not shuffle on its own, because the data module already "
-                "gives each its rows: set trainer.use_distributed_sampler to false"
-            )
-        micro_steps = self.micro_steps
-        if trainer.accumulate_grad_batches not in (1, micro_steps):
-            raise DataError(
-                f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, but global_batch_tokens, "
-                f"batch_size and {world_size} devices make it {micro_steps}; leave it out"
-            )
-        trainer.accumulate_grad_batches = micro_steps
-        _info(
-            f"step: {self.rows_per_step * self.context_length} tokens = {micro_steps} micro-batches x {world_size} "
-            f"devices x {self._micro_batch()} rows x {self.context_length} tokens; {self.rows} rows, "
-            f"{self.steps_per_epoch} steps an epoch"
-        )
-        # The loader need not be resumable, since its order is a function of the step; and it needs no workers.
-        warnings.filterwarnings("ignore", ".*(your dataloader is not resumable|does not have many workers).*")
+        super().setup(stage)
 
-    def train_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
-        rank, world_size = self._ranks()
-        order = self._order()
-        self._place.align(order, self.trainer, self.micro_steps)
-        sampler = StepBatches(
-            order, batch_size=self._micro_batch(), rank=rank, world_size=world_size, step=lambda: self._step(order)
-        )
+    def step_batches(self, order: SampleOrder) -> StepBatches:
+        """The rows of each micro-batch of this rank; what a URL must bring for them is fetched ahead."""
+        sampler = super().step_batches(order)
         self._fetch_ahead(sampler)
-        return make_loader(self._rows("train"), self.num_workers, rank, batch_sampler=sampler)
-
-    def val_dataloader(self) -> DataLoader[dict[str, torch.Tensor]] | list[Any]:
-        """Every row of validation once, in order; ranks have equally many, filled up by rows without targets."""
-        if self.prepared.validation is None:
-            return []
-        rows = self._rows("validation")
-        rank, world_size = self._ranks()
-        share = range(rank, -(-len(rows) // world_size) * world_size, world_size)
-        return make_loader(rows, self.num_workers, rank, batch_size=self.eval_batch_size, sampler=share)
-
-    test_dataloader = predict_dataloader = val_dataloader
+        return sampler
 
     def teardown(self, stage: str | None = None) -> None:
         """Fetch no more."""
@@ -277,53 +205,39 @@ class PretrainDataModule(pl.LightningDataModule):
             self._ahead.stop()
             self._ahead = None
 
-    def state_dict(self) -> dict[str, Any]:
-        """What the run has consumed, in samples and steps: the same on every rank."""
-        if self.trainer is None or self._prepared is None:
-            return {}
-        return self._place.state(self._order(), self.trainer, self.micro_steps, self.fingerprint)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over where a checkpoint stood; only a fit goes on from there, a validation of it does not."""
-        if state_dict and (self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING):
-            self._place.load(state_dict, self._order(), self.fingerprint)
+    def is_open(self) -> bool:
+        """Whether the tokens have been opened."""
+        return self._prepared is not None
 
     # How it is done.
 
-    def _rows(self, split: str) -> Rows | PackedRows:
+    def rows_of_split(self, split: str) -> Rows | PackedRows | None:
+        """The rows of `train` or `validation`; None where there are none, as in `test`."""
         prepared, tokenizer = self.prepared, self.tokenizer
         if split == "train" and prepared.packing is not None:
             return PackedRows(
                 prepared.train, prepared.packing, self.context_length, tokenizer.pad, documents=self.document_mask
             )
-        store = prepared.train if split == "train" else prepared.validation
-        assert store is not None
+        store = {"train": prepared.train, "validation": prepared.validation}.get(split)
+        if store is None:
+            return None
         end = tokenizer.end_of_text if self.document_mask else None
         return Rows(store, self.context_length, tokenizer.pad, end)
 
-    def _order(self) -> SampleOrder:
-        rows = self.rows
+    def make_order(self, rows: int) -> SampleOrder:
+        """The order in which a run reads `rows` rows: all of them mixed, or within windows."""
+        shard = getattr(self.prepared.train, "shard_tokens", 0) or None
+        block = None if shard is None else max(1, shard // self.context_length)
+        return SampleOrder(self.seed, rows, self.rows_per_step, self.shuffle_window, block)
+
+    def check_rows(self, rows: int) -> None:
+        """DataError where there is less text than one step reads."""
         if rows < self.rows_per_step:
             raise DataError(
                 f"the training text has {self.prepared.train.n_tokens} tokens, {rows} rows of {self.context_length}, "
                 f"fewer than the {self.rows_per_step} rows of one step; give more text, or lower global_batch_tokens "
                 f"to {rows * self.context_length} or less"
             )
-        shard = getattr(self.prepared.train, "shard_tokens", 0) or None
-        block = None if shard is None else max(1, shard // self.context_length)
-        return SampleOrder(self.seed, rows, self.rows_per_step, self.shuffle_window, block)
-
-    def _ranks(self) -> tuple[int, int]:
-        """(rank, number of ranks) among those that read different data."""
-        options = getattr(self.trainer, "distributed_sampler_kwargs", None) or {}
-        return options.get("rank", 0), options.get("num_replicas", 1)
-
-    def _micro_batch(self) -> int:
-        _, world_size = self._ranks()
-        return micro_batch_rows(self.rows_per_step, world_size, self.batch_size, self.context_length)
-
-    def _step(self, order: SampleOrder) -> int:
-        return self._place.step(order, self.trainer, self.micro_steps)
 
     def _fetch_ahead(self, sampler: StepBatches) -> None:
         """Let a thread fetch what the next steps read, where the tokens come from a URL."""
@@ -335,8 +249,3 @@ class PretrainDataModule(pl.LightningDataModule):
         files = self.cache_bytes // (stored.shard_tokens * stored.dtype.itemsize) // 2  # half, for other processes
         self._ahead = FetchAhead(stored, lambda step: sampler.rows_of(step) * length, length + 1, sampler.step, files)
         self._ahead.start()
-
-
-@rank_zero_only
-def _info(message: str, *values: object) -> None:
-    log.info(message, *values)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRSchedulerConfig
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -15,10 +15,8 @@ from llm.errors import UserError
 from llm.generation import continue_text
 from llm.model import GPT, ConfigError
 from llm.model.checkpointing import Checkpointing
-from llm.model.config import GPTOverrides
 from llm.model.parallel import sharded_gpt, sum_parts_of_gradients, whole_copy
 from llm.modules.checks import check_ranges, demand_same_weights
-from llm.modules.metrics import BitsPerByte
 from llm.modules.optimization import (
     apply_settings,
     branch_step,
@@ -27,8 +25,8 @@ from llm.modules.optimization import (
     schedule_weight_decay,
 )
 from llm.modules.randomness import seed_micro_batch
-from llm.modules.size import shape_and_plan
-from llm.modules.step import StepModule
+from llm.modules.scoring import ScoringModule
+from llm.modules.size import Plan
 from llm.optim import MuonAdamW
 
 log = logging.getLogger(__name__)
@@ -36,10 +34,9 @@ log = logging.getLogger(__name__)
 CHECKPOINT_FORMAT = 1  # of checkpoint["labyrinth"]; raised when a reader of older ones would misread it
 
 DEFAULT_LR = 1e-3
-LARGEST_SCORED = 2**27  # logits that scoring holds at once: half a gigabyte in float32
 
 
-class LanguageModule(StepModule):
+class LanguageModule(ScoringModule):
     """A GPT in training: its optimizer, schedule, budget, exact token-weighted loss, and checkpoint contents.
 
     The data module attached to the trainer must have `tokenizer`, `fingerprint` and `global_batch_tokens`, and give
@@ -47,16 +44,9 @@ class LanguageModule(StepModule):
     [B, T] where rows are packed and documents must not see each other.
 
     Args:
-        preset: a named shape of `GPTConfig.presets()` (default: `tiny`); `gpt` changes single fields of it.
-        size: a number of parameters such as `120m`, in place of a preset: shape, learning rate, max_tokens and the
-            tokens of a step follow by the formulas in llm/modules/size.py, each where it was not written.
-        overtrain: with `size`, how many times the compute-optimal number of tokens to train on.
-        gpt: fields of GPTConfig that differ from the preset, such as `{n_layers: 4, d_model: 128}`.
-        vocab_size: number of token ids; the command line takes it from the data.
-        context_length: positions the model can see; the command line takes it from the data.
         optimizer: `adamw` (Loshchilov & Hutter 2019), or `muon` (Jordan et al. 2024): Muon on the matrices inside the
             blocks and AdamW on the rest, as one optimizer.
-        lr: peak learning rate of the matrices inside the blocks (default: 0.001, or what follows from `size`).
+        lr: peak learning rate of the matrices inside the blocks (default: 0.001).
         embedding_lr: peak learning rate of the embeddings (default: `lr`).
         head_lr: peak learning rate of an untied output head (default: `lr`).
         scalar_lr: peak learning rate of norm weights and biases (default: `lr`).
@@ -68,8 +58,6 @@ class LanguageModule(StepModule):
         momentum: Muon's momentum after its warm-up.
         state_dtype: `bfloat16` halves the memory of the optimizer's state (llm/optim/rounding.py); null keeps it in the
             dtype of the weights.
-        mup_base_width: d_model of the model on which the learning rates were found; those of this one follow by
-            maximal-update scaling (llm/optim/scaling.py), which wants `init: fan_in` and an untied head. null: off.
         activation_checkpointing: what is made again in the backward pass rather than kept: `none`; `selective`, all but
             the results of matrix products; `full`, all inside the blocks (llm/model/checkpointing.py).
         z_loss: weight of log²Z, added to each target's nll in training, where Z is what the softmax divides by; it
@@ -87,12 +75,6 @@ class LanguageModule(StepModule):
 
     def __init__(
         self,
-        preset: str | None = None,
-        size: str | float | None = None,
-        overtrain: float = 1.0,
-        gpt: GPTOverrides | None = None,
-        vocab_size: int | None = None,
-        context_length: int | None = None,
         optimizer: Literal["adamw", "muon"] = "adamw",
         lr: float | None = None,
         embedding_lr: float | None = None,
@@ -104,7 +86,6 @@ class LanguageModule(StepModule):
         weight_decay_schedule: Literal["constant", "linear", "lr"] = "constant",
         momentum: float = 0.95,
         state_dtype: Literal["bfloat16"] | None = None,
-        mup_base_width: int | None = None,
         activation_checkpointing: Checkpointing = "none",
         z_loss: float = 0.0,
         schedule: Literal["cosine", "linear", "wsd"] = "cosine",
@@ -118,21 +99,13 @@ class LanguageModule(StepModule):
         super().__init__()
         self.save_hyperparameters()
         check_ranges(self.hparams)
-        linked = {"vocab_size": vocab_size, "context_length": context_length}
-        overrides = {**{key: value for key, value in linked.items() if value is not None}, **(gpt or {})}
-        self.config, self.plan = shape_and_plan(self.hparams, overrides)
-        self.hparams["lr"] = (DEFAULT_LR if self.plan is None else self.plan.lr) if lr is None else lr
-        if mup_base_width is not None and (self.config.init != "fan_in" or self.config.tie_embeddings):
-            raise UserError(
-                "model.mup_base_width wants gpt.init fan_in and gpt.tie_embeddings false (µP starts an embedding and a "
-                "head differently): set these, or drop mup_base_width"
-            )
+        if lr is None:
+            self.hparams["lr"] = DEFAULT_LR
         if decay_from_checkpoint and schedule != "wsd":
             raise UserError(f"model.decay_from_checkpoint goes with schedule wsd, not {schedule}: change one")
         # Step at which the decay of a branch began, kept for when the branch itself is resumed.
         self._decay_start: int | None = None
-        self.model: GPT | None = None
-        self.bits_per_byte: BitsPerByte | None = None
+        self.plan: Plan | None = None
         self.tokenizer_json: str | None = None
         self.data_fingerprint: str | None = None
         self._group_settings: list[dict[str, Any]] = []
@@ -145,15 +118,7 @@ class LanguageModule(StepModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         self.tokenizer_json = data.tokenizer.to_str()
         self.data_fingerprint = data.fingerprint
-        token_bytes = torch.from_numpy(data.tokenizer.token_bytes())
-        if len(token_bytes) > self.config.vocab_size:
-            raise UserError(
-                f"the tokenizer has {len(token_bytes)} ids but gpt.vocab_size is {self.config.vocab_size}: "
-                "leave gpt.vocab_size out, so that it follows the data"
-            )
-        # A vocabulary padded beyond the tokenizer's (for the hardware's sake) has ids that stand for no text.
-        padding = self.config.vocab_size - len(token_bytes)
-        self.bits_per_byte = BitsPerByte(nn.functional.pad(token_bytes, (0, padding)))
+        self.set_up_scoring(data.tokenizer.token_bytes())
         if stage == "fit":
             self._set_budget(data)
 
@@ -186,12 +151,13 @@ class LanguageModule(StepModule):
         """Build the GPT once; its weights depend on the run's seed alone, not on what drew random numbers before."""
         if self.model is None:
             self._seed = torch.initial_seed() % 2**63
-            if self._device_mesh is None:
-                self.model = GPT(self.config, seed=self._seed)
-            else:
-                self.model = self._sharded(self._device_mesh)
+            self.model = self.build_model() if self._device_mesh is None else self._sharded(self._device_mesh)
             self.model.checkpointing = self.hparams["activation_checkpointing"]
             self.model.z_loss = self.hparams["z_loss"]
+
+    def build_model(self) -> GPT:
+        """The GPT with which a new run starts."""
+        return GPT(self.config, seed=self._seed)
 
     def _sharded(self, mesh: DeviceMesh) -> GPT:
         """The part of the GPT that this process has, with the same weights as the whole one."""
@@ -269,20 +235,6 @@ class LanguageModule(StepModule):
         """Ask for the end at the last step: Lightning then validates once more, whatever the interval."""
         if self.trainer.global_step == self.total_steps:
             self.trainer.should_stop = True
-
-    # ---- scoring ------------------------------------------------------------------------------------------------
-
-    def score(self, batch: dict[str, Tensor]) -> Tensor:
-        """Negative log-likelihood in nats of each target, float32 [B, T]; 0 where there is none."""
-        assert self.model is not None
-        tokens, targets, documents = batch["tokens"], batch["targets"], batch.get("documents")
-        at_once = max(1, LARGEST_SCORED // (tokens.shape[1] * self.config.vocab_size))
-        scores = []
-        for first in range(0, len(tokens), at_once):
-            rows = slice(first, first + at_once)
-            packed = None if documents is None else documents[rows]
-            scores.append(self.model(tokens[rows], targets[rows], documents=packed, each=True))
-        return torch.cat(scores)
 
     # ---- use ----------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ RANGES: dict[str, tuple[float, float]] = {
 def check_ranges(settings: Mapping[str, Any]) -> None:
     """UserError for a hyperparameter out of its range."""
     for name, (least, most) in RANGES.items():
-        values = settings[name]
+        values = settings.get(name)
         for value in values if isinstance(values, (tuple, list)) else [values]:
             if value is not None and not least <= value <= most:
                 upwards = f"{least} or more" if most == LARGEST else f"{least} to {most}"

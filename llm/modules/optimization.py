@@ -21,7 +21,7 @@ def build_optimizer(model: GPT, settings: Mapping[str, Any], lr: float) -> MuonA
         if settings[f"{role}_lr"] is not None:
             options[role] = {"lr": settings[f"{role}_lr"]}
     groups = parameter_groups(model, options)
-    if settings["mup_base_width"] is not None:
+    if settings.get("mup_base_width") is not None:
         multipliers = width_multipliers(model.config.d_model / settings["mup_base_width"], method)
         for group in groups:
             factor = multipliers[group["role"]]

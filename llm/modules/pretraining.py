@@ -9,8 +9,10 @@ from torch import Tensor
 
 from llm.errors import UserError
 from llm.model import ConfigError
+from llm.model.config import GPTOverrides
 from llm.model.spectral import check_spectral_start, start_as_bigrams
 from llm.modules.base import LanguageModule
+from llm.modules.size import shape_and_plan
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +21,15 @@ class PretrainModule(LanguageModule):
     """Next-token prediction on packed rows of text, scored in bits per byte of the validation text.
 
     Args:
+        preset: a named shape of `GPTConfig.presets()` (default: `tiny`); `gpt` changes single fields of it.
+        size: a number of parameters such as `120m`, in place of a preset: shape, learning rate, max_tokens and the
+            tokens of a step follow by the formulas in llm/modules/size.py, each where it was not written.
+        overtrain: with `size`, how many times the compute-optimal number of tokens to train on.
+        gpt: fields of GPTConfig that differ from the preset, such as `{n_layers: 4, d_model: 128}`.
+        vocab_size: number of token ids; the command line takes it from the data.
+        context_length: positions the model can see; the command line takes it from the data.
+        mup_base_width: d_model of the model on which the learning rates were found; those of this one follow by
+            maximal-update scaling (llm/optim/scaling.py), which wants `init: fan_in` and an untied head. null: off.
         short_context: length into which the rows are cut at the beginning of training, a divisor of the row's length;
             None trains on whole rows throughout. A short context costs less attention, and what a model learns first
             needs no long one (Press et al. 2021, Shortformer; Li et al. 2022, sequence length warmup). The tokens of
@@ -32,12 +43,29 @@ class PretrainModule(LanguageModule):
 
     def __init__(
         self,
+        preset: str | None = None,
+        size: str | float | None = None,
+        overtrain: float = 1.0,
+        gpt: GPTOverrides | None = None,
+        vocab_size: int | None = None,
+        context_length: int | None = None,
+        mup_base_width: int | None = None,
         short_context: int | None = None,
         short_share: float = 0.5,
         spectral_init: bool = False,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
+        linked = {"vocab_size": vocab_size, "context_length": context_length}
+        overrides = {**{key: value for key, value in linked.items() if value is not None}, **(gpt or {})}
+        self.config, self.plan = shape_and_plan({**self.hparams, "lr": settings.get("lr")}, overrides)
+        if self.plan is not None:
+            self.hparams["lr"] = self.plan.lr
+        if mup_base_width is not None and (self.config.init != "fan_in" or self.config.tie_embeddings):
+            raise UserError(
+                "model.mup_base_width wants gpt.init fan_in and gpt.tie_embeddings false (µP starts an embedding and a "
+                "head differently): set these, or drop mup_base_width"
+            )
         if not 0 <= short_share <= 1:
             raise UserError(f"model.short_share is {short_share}: it is a share of the steps, from 0 to 1")
         length = self.config.context_length
@@ -90,27 +118,6 @@ class PretrainModule(LanguageModule):
             return None
         return short if self.trainer.global_step < self.hparams["short_share"] * self.total_steps else None
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Add a batch to the sums behind `val_loss` (nats per token) and `val_bpb` (bits per byte)."""
-        assert self.bits_per_byte is not None
-        self.bits_per_byte.update(self.score(batch), batch["targets"])
-
-    def on_validation_epoch_end(self) -> None:
-        """Log `val_loss` and `val_bpb`."""
-        self._log_scores("val")
-
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """As `validation_step`, for `test_loss` and `test_bpb`."""
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Log `test_loss` and `test_bpb`."""
-        self._log_scores("test")
-
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Each target and its negative log-likelihood in nats: int64 [B, T] and float32 [B, T]."""
-        return {"targets": batch["targets"], "nll": self.score(batch)}
-
     @property
     def flops_per_token(self) -> float:
         """As in LanguageModule; a short context has less attention to compute."""
@@ -120,10 +127,3 @@ class PretrainModule(LanguageModule):
             beyond = config.context_length - self.short_context
             flops -= 12 * config.n_layers * config.n_heads * config.head_dim * beyond
         return flops
-
-    def _log_scores(self, stage: str) -> None:
-        assert self.bits_per_byte is not None
-        scores = self.bits_per_byte.compute()
-        self.bits_per_byte.reset()
-        # The metric has summed over ranks already: each logs the same values, and nothing is left to synchronise.
-        self.log_dict({f"{stage}_{name}": value for name, value in scores.items()}, prog_bar=True, sync_dist=False)

@@ -83,8 +83,8 @@ def test_validation_has_each_target_once_and_text_bytes_add_up(tmp_path: Path, s
     assert lengths[targets[targets != IGNORED]].sum() == store.text_bytes
     module.validated.clear()
     run.test(module, datamodule=data, verbose=False)
-    assert len(module.validated) == -(-len(data._rows("validation")) // 3)
-    assert sum(run.predict(module, datamodule=data)) == len(data._rows("validation"))
+    assert len(module.validated) == -(-len(data.rows_of_split("validation")) // 3)
+    assert sum(run.predict(module, datamodule=data)) == len(data.rows_of_split("validation"))
 
 
 def test_the_stream_gives_the_documents_back(small: Small, texts: Path) -> None:

@@ -143,7 +143,7 @@ def test_to_open_it_takes_four_small_requests_and_a_rank_fetches_what_it_reads(
     for path in data.prepared.folder.glob("train-*.bin"):
         path.unlink()
     tokens._open.clear()
-    data._rows("train").__getitems__(sampler.rows_of(0))  # type: ignore[union-attr]
+    data.rows_of_split("train").__getitems__(sampler.rows_of(0))  # type: ignore[union-attr]
     needed = tokens.shards_of(sampler.rows_of(0) * 32, 33)  # type: ignore[union-attr]
     assert 1 <= len(needed) < 10
     assert sorted(counted.files) == [f"train-{number:05}.bin" for number in needed]

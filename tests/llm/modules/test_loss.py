@@ -111,7 +111,7 @@ def test_scoring_in_pieces_gives_the_same_scores(monkeypatch: pytest.MonkeyPatch
     module = make_module().eval()
     module.configure_model()
     whole = module.score(UNEVEN[1])
-    monkeypatch.setattr("llm.modules.base.LARGEST_SCORED", 1)
+    monkeypatch.setattr("llm.modules.scoring.LARGEST_SCORED", 1)
     with torch.no_grad():
         torch.testing.assert_close(module.score(UNEVEN[1]), whole.detach(), rtol=1e-6, atol=1e-6)
     assert whole.shape == UNEVEN[1]["targets"].shape
