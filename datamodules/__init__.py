@@ -1,19 +1,24 @@
 """Data for language models, as LightningDataModules and as parts that work without Lightning and torch."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datamodules.instruction import InstructionDataModule
     from datamodules.pretraining import PretrainDataModule
 
-__all__ = ["DataError", "PretrainDataModule"]
+__all__ = ["DataError", "InstructionDataModule", "PretrainDataModule"]
 
 from datamodules.errors import DataError
+
+_HOME = {
+    "InstructionDataModule": "datamodules.instruction",
+    "PretrainDataModule": "datamodules.pretraining",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name at its first use: `import datamodules` alone brings in neither torch nor Lightning."""
-    if name == "PretrainDataModule":
-        from datamodules.pretraining import PretrainDataModule
-
-        return PretrainDataModule
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llm.model import GPT, GPTConfig
-    from llm.modules import LanguageModule, PretrainModule
+    from llm.modules import InstructionModule, LanguageModule, PretrainModule
 
 _HOMES = {
     "GPT": "llm.model",
     "GPTConfig": "llm.model",
+    "InstructionModule": "llm.modules",
     "LanguageModule": "llm.modules",
     "PretrainModule": "llm.modules",
 }
 
-__all__ = ["GPT", "GPTConfig", "LanguageModule", "PretrainModule"]
+__all__ = ["GPT", "GPTConfig", "InstructionModule", "LanguageModule", "PretrainModule"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,9 +6,8 @@ from typing import Any, get_args
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from datamodules.pretraining import PretrainDataModule
 from llm.argument_errors import all_options, explain
-from llm.modules import PretrainModule
+from llm.choices import PARTS, named_in
 
 
 class ArgumentParser(LightningArgumentParser):
@@ -19,11 +18,11 @@ class ArgumentParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Print `message` on one line and exit with 2."""
-        options = all_options({"--model": PretrainModule, "--data": PretrainDataModule})
+        options = all_options({f"--{part}": named_in(sys.argv, part) for part in PARTS})
         # Of a class within another the parser has a parser of its own, which does not know what stands before.
         mine = {option for action in self._actions for option in action.option_strings}
         options |= {one for one in mine if not any(full.endswith("." + one.lstrip("-")) for full in options)}
-        classes = [PretrainModule.__name__, PretrainDataModule.__name__]
+        classes = [cls.__name__ for classes in PARTS.values() for cls in classes]
         print(f"error: {explain(message, options, classes)}", file=sys.stderr)
         sys.exit(2)
 

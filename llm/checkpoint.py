@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from datamodules.text.tokenizer import Tokenizer
 from llm.checkpoint_folder import folder_damage, is_folder_checkpoint, read_folder
@@ -69,10 +70,14 @@ def load_model(path: Path) -> tuple[GPT, Tokenizer]:
 
 def _opened(checkpoint: dict[str, Any]) -> tuple[GPT, Tokenizer]:
     contents = checkpoint["labyrinth"]
-    weights = {
+    model = GPT.from_state(GPTConfig.from_dict(contents["gpt"]), weights_of(checkpoint))
+    return model, Tokenizer.from_str(contents["tokenizer"])
+
+
+def weights_of(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights of a checkpoint's GPT by their names there."""
+    return {
         name.removeprefix("model."): tensor
         for name, tensor in checkpoint["state_dict"].items()
         if name.startswith("model.")
     }
-    model = GPT.from_state(GPTConfig.from_dict(contents["gpt"]), weights)
-    return model, Tokenizer.from_str(contents["tokenizer"])

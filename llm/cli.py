@@ -27,12 +27,13 @@ from callbacks import (
 )
 from datamodules.artefacts import UNWRITABLE
 from datamodules.errors import DataError
-from datamodules.pretraining import PretrainDataModule
 from llm.argument_errors import null_option
 from llm.argument_parser import ArgumentParser
+from llm.base_model import fill_from_base
 from llm.batch import fill_batch
 from llm.checkpoint import TENSORS, read_checkpoint
 from llm.checkpoint_io import BackgroundCheckpointIO
+from llm.choices import PARTS, chosen
 from llm.configuration import resolve_config_flags, run_name
 from llm.distributed import check_strategy, name_class, register_strategies
 from llm.errors import UserError
@@ -40,7 +41,7 @@ from llm.failure import EndTogether
 from llm.host_memory import keep_freed_memory
 from llm.logs import set_up_logging
 from llm.metrics_file import MetricsFile
-from llm.modules import LanguageModule, PretrainModule
+from llm.modules import LanguageModule
 from llm.ranks import follow_launcher
 from llm.report import of_all_ranks, print_preparation, print_summary, write_row_scores
 from llm.run import newest_checkpoint, newest_run, release_if_empty, reserve_run_folder
@@ -152,9 +153,9 @@ class LabyrinthCLI(LightningCLI):
         for name, callback in CALLBACKS.items():
             found = null_option(options[name].as_dict(), callback) if options[name] is not None else None
             nulls += [f"{name}.{found}"] if found else []
-        for part, cls in (("data", PretrainDataModule), ("model", PretrainModule)):
+        for part in PARTS:
             given = options[part]
-            if given is not None and given.class_path.rpartition(".")[2] == cls.__name__:
+            if (cls := chosen(part, given)) is not None:
                 found = null_option(given.init_args.as_dict(), cls)
                 nulls += [f"{part}.{found}"] if found else []
         if nulls:
@@ -166,6 +167,7 @@ class LabyrinthCLI(LightningCLI):
         """Reserve the folder of the run and let everything be written there."""
         options = self.config[self.config.subcommand]
         written = self.parser.parse_args(self.arguments, defaults=False)[self.config.subcommand]
+        fill_from_base(options, written)
         fill_batch(options, written)
         follow_launcher(options.trainer, written.get("trainer", Namespace()))
         check_strategy(options.trainer)

@@ -3,8 +3,10 @@
 What is cut is the model, never its configuration: the names and the whole shapes of its weights stay what they are.
 """
 
+from collections.abc import Mapping
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -13,10 +15,17 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, Ro
 from llm.model.config import GPTConfig
 from llm.model.errors import ConfigError
 from llm.model.gpt import GPT
+from llm.model.parts import fill_part
 
 
-def sharded_gpt(config: GPTConfig, seed: int, mesh: DeviceMesh, half: torch.dtype | None = None) -> GPT:
-    """A GPT of which each process holds a part; its starting weights are those of `GPT(config, seed)`.
+def sharded_gpt(
+    config: GPTConfig,
+    seed: int,
+    mesh: DeviceMesh,
+    half: torch.dtype | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+) -> GPT:
+    """A GPT of which each process holds a part; its starting weights are those of `GPT(config, seed)`, or `weights`.
 
     It is described without memory, cut, and only then filled: no process ever holds more than its part and one whole
     weight.
@@ -27,6 +36,7 @@ def sharded_gpt(config: GPTConfig, seed: int, mesh: DeviceMesh, half: torch.dtyp
         mesh: of the two dimensions `data_parallel` and `tensor_parallel`.
         half: dtype in which the blocks' weights are gathered and used, beside weights, gradients and a residual
             stream in float32; None uses the weights as they are.
+        weights: by name, whole ones to start with instead.
 
     Raises:
         ConfigError: it cannot be cut into so many parts.
@@ -49,8 +59,17 @@ def sharded_gpt(config: GPTConfig, seed: int, mesh: DeviceMesh, half: torch.dtyp
     fully_shard(model, mesh=data_parallel)
     model.to_empty(device=_device(mesh))
     model.init_weights(seed)
+    if weights is not None:
+        _take(model, weights)
     assert all(weight.dtype == dtype for weight in model.parameters())
     return model
+
+
+@torch.no_grad()
+def _take(model: GPT, weights: Mapping[str, Tensor]) -> None:
+    """Fill in this process's part of each of `weights`."""
+    for name, place in model.state_dict().items():
+        fill_part(place, weights[name])
 
 
 def check_tensor_parallel(config: GPTConfig, parts: int) -> None:

@@ -1,7 +1,8 @@
 """The LightningModules: a GPT, what it learns from, and how it is scored."""
 
 from llm.modules.base import LanguageModule
+from llm.modules.instruction import InstructionModule
 from llm.modules.metrics import BitsPerByte
 from llm.modules.pretraining import PretrainModule
 
-__all__ = ["BitsPerByte", "LanguageModule", "PretrainModule"]
+__all__ = ["BitsPerByte", "InstructionModule", "LanguageModule", "PretrainModule"]

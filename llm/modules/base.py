@@ -159,11 +159,13 @@ class LanguageModule(ScoringModule):
         """The GPT with which a new run starts."""
         return GPT(self.config, seed=self._seed)
 
+    def build_sharded(self, mesh: DeviceMesh, half: torch.dtype | None) -> GPT:
+        """The part of that GPT that this process has; the blocks compute in `half`."""
+        return sharded_gpt(self.config, self._seed, mesh, half)
+
     def _sharded(self, mesh: DeviceMesh) -> GPT:
-        """The part of the GPT that this process has, with the same weights as the whole one."""
         try:
-            half = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
-            return sharded_gpt(self.config, self._seed, mesh, half)
+            return self.build_sharded(mesh, torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None)
         except ConfigError as error:
             raise UserError(f"model: {error}") from error
 

@@ -1,0 +1,70 @@
+"""The model of a checkpoint, as what a run of fine-tuning begins with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from jsonargparse import Namespace
+from torch import Tensor
+
+from datamodules.artefacts import MANIFEST, Recipe, make
+from datamodules.prepared import TOKENIZER_FILE
+from llm.checkpoint import TENSORS, read_checkpoint, weights_of
+from llm.model import GPTConfig
+from llm.run import find_checkpoint
+
+
+@dataclass
+class Base:
+    """The model of a checkpoint from which a run begins: its shape, its tokenizer's JSON, and where its weights are."""
+
+    path: Path
+    config: GPTConfig
+    tokenizer: str
+    data_fingerprint: str | None
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights by their names in the GPT, mapped from the file where it is one."""
+        return weights_of(read_checkpoint(self.path, without=("optimizer_states",)))
+
+
+def open_base(path: Path) -> Base:
+    """What a checkpoint, or the best one of a run's folder, says of its model; UserError where it holds none."""
+    path = find_checkpoint(path)
+    contents = read_checkpoint(path, without=TENSORS)["labyrinth"]
+    return Base(path, GPTConfig.from_dict(contents["gpt"]), contents["tokenizer"], contents["data_fingerprint"])
+
+
+def fill_from_base(options: Namespace, written: Namespace) -> None:
+    """Let the data of a run that goes on from a model follow that model: its tokenizer, its context, its own text.
+
+    Args:
+        options: of the subcommand, defaults included; what the user wrote stays.
+        written: of the subcommand, what the user wrote alone.
+    """
+    model, data = options.model.init_args, options.data.init_args
+    if model.get("checkpoint") is None or "tokenizer" not in data:
+        return
+    mine = written.get("data", Namespace()).get("init_args", Namespace())
+    base = open_base(Path(model.checkpoint))
+    cache_dir = Path(data.cache_dir).expanduser()
+    if "tokenizer" not in mine:
+        data.tokenizer = str(_kept_tokenizer(base.tokenizer, cache_dir))
+    for name in ("context_length", "max_length"):
+        if name in data and name not in mine:
+            data[name] = base.config.context_length
+    tokens = cache_dir / f"tokens-{base.data_fingerprint}"
+    if "base_tokens" in data and "base_tokens" not in mine and (tokens / MANIFEST).is_file():
+        data.base_tokens = str(tokens)
+
+
+def _kept_tokenizer(content: str, cache_dir: Path) -> Path:
+    """The checkpoint's tokenizer as a file of its own, for what reads the data without the model."""
+    recipe = Recipe("tokenizer-of-checkpoint", 1, {}, {"tokenizer": xxhash.xxh3_64_hexdigest(content.encode())})
+
+    def write(folder: Path) -> dict[str, Any]:
+        (folder / TOKENIZER_FILE).write_text(content, encoding="utf-8")
+        return {}
+
+    return make(recipe, cache_dir, write, reason="").folder / TOKENIZER_FILE

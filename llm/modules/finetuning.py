@@ -1,0 +1,90 @@
+"""FineTuneModule: a GPT that goes on from a checkpoint, all of it or a part."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from llm.base_model import Base, open_base
+from llm.errors import UserError
+from llm.model import GPT
+from llm.model.parallel import sharded_gpt
+from llm.modules.base import LanguageModule
+
+
+class FineTuneModule(LanguageModule):
+    """What the ways of fine-tuning share: the weights to begin with, and which of them are trained.
+
+    The data module must encode with the checkpoint's own tokenizer; the command line hands it over.
+
+    Args:
+        checkpoint: a .ckpt file or the folder of a run (its best one): the model to begin with.
+        train_blocks: train the last so many blocks, the final norm and the head alone; None trains every weight.
+        dropout: share of activations that are dropped in training, in place of the checkpoint's.
+        settings: those of LanguageModule.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        train_blocks: int | None = None,
+        dropout: float | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        self.base: Base = open_base(Path(checkpoint))
+        self.config = self.base.config if dropout is None else replace(self.base.config, dropout=dropout)
+        if train_blocks is not None and not 0 <= train_blocks <= self.config.n_layers:
+            raise UserError(
+                f"model.train_blocks is {train_blocks}; the checkpoint has {self.config.n_layers} blocks, so it can be "
+                f"0 to {self.config.n_layers}"
+            )
+
+    def setup(self, stage: str) -> None:
+        """As in LanguageModule; refuse data that were encoded by another tokenizer than the checkpoint's."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data.tokenizer.to_str() != self.base.tokenizer:
+            lacking = data.tokenizer.vocab_size > self.config.vocab_size
+            remedy = (
+                "it has ids for which the model has no weights; `python -m llm import` makes room for them"
+                if lacking
+                else "leave data.tokenizer out, so that it follows the checkpoint"
+            )
+            raise UserError(f"data.tokenizer is not the tokenizer of {self.hparams['checkpoint']}: {remedy}")
+        if data.row_tokens > self.config.context_length:
+            raise UserError(
+                f"data.context_length is {data.row_tokens}, and the checkpoint's model sees "
+                f"{self.config.context_length} tokens: lower it"
+            )
+        super().setup(stage)
+
+    def build_model(self) -> GPT:
+        """The checkpoint's GPT, whose weights are copies, with what is not trained frozen."""
+        model = GPT.from_state(self.config, self._weights())
+        self.freeze_untrained(model)
+        return model.train()
+
+    def build_sharded(self, mesh: DeviceMesh, half: torch.dtype | None) -> GPT:
+        """The part of it that this process has."""
+        model = sharded_gpt(self.config, self._seed, mesh, half, self._weights())
+        self.freeze_untrained(model)
+        return model
+
+    def _weights(self) -> dict[str, Tensor]:
+        dtype = torch.get_default_dtype()  # another one than float32 with trainer.precision bf16-true
+        weights = self.base.weights()
+        return {name: t.to(dtype if t.is_floating_point() else t.dtype, copy=True) for name, t in weights.items()}
+
+    def freeze_untrained(self, model: GPT) -> None:
+        """Let only those weights have gradients that are to be trained."""
+        blocks = self.hparams["train_blocks"]
+        if blocks is None:
+            return
+        model.requires_grad_(False)
+        parts: list[nn.Module | None] = [*list(model.blocks)[len(model.blocks) - blocks :], model.norm, model.head]
+        for part in parts:
+            if part is not None:
+                part.requires_grad_(True)
