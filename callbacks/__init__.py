@@ -1,5 +1,6 @@
 """Lightning callbacks, each of use in any Lightning project."""
 
+from callbacks.answers import Answers
 from callbacks.checkpoints import Checkpoints
 from callbacks.curve import TrainingCurve
 from callbacks.guard import Diverged, Guard, fit_with_rollback
@@ -11,6 +12,7 @@ from callbacks.statistics import Statistics
 from callbacks.throughput import Throughput
 
 __all__ = [
+    "Answers",
     "Checkpoints",
     "Diverged",
     "Guard",

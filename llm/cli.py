@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from callbacks import (
+    Answers,
     Checkpoints,
     Diverged,
     Guard,
@@ -50,6 +51,7 @@ from llm.run_files import RunFiles
 # Those that have settings on the command line, and their names there.
 CALLBACKS: dict[str, type[L.Callback]] = {
     "samples": TextSamples,
+    "answers": Answers,
     "throughput": Throughput,
     "curve": TrainingCurve,
     "checkpoints": Checkpoints,

@@ -10,14 +10,24 @@ from typing import Any
 
 import lightning as L
 import torch
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor, distributed
 
-from callbacks import TextSamples, Throughput, TrainingCurve
+from callbacks import Answers, TextSamples, Throughput, TrainingCurve
 from datamodules.corpus.reporting.report import HTML_FILE, JSON_FILE, print_report
-from llm.modules import LanguageModule
+from llm.modules import FineTuneModule, LanguageModule
+
+SHOWN_CHARACTERS = 160  # of an answer
+_LABELS = {
+    "base_bpb": "bits per byte of the base's own text",
+    "val_bpb": "bits per byte",
+    "exact_match": "answers that match exactly",
+    "rougeL": "ROUGE-L of the answers",
+    "ended": "answers that end by themselves",
+}
 
 
 def print_summary(trainer: L.Trainer, module: LanguageModule) -> None:
@@ -32,6 +42,9 @@ def print_summary(trainer: L.Trainer, module: LanguageModule) -> None:
             for when, text in (("before", samples.before.get(prompt, "")), ("after", samples.after[prompt])):
                 console.print(f"\n[dim]── {escape(repr(prompt))} {when} training ──[/]")
                 console.print(f"[bold]{escape(prompt)}[/]{escape(text)}")
+    if isinstance(module, FineTuneModule) and module.before:
+        answers = found.get(Answers)
+        console.print(_before_and_after(module, answers if isinstance(answers, Answers) else Answers()))
     console.print()
     if isinstance(throughput, Throughput):
         rate = throughput.tokens_per_second
@@ -50,6 +63,22 @@ def print_summary(trainer: L.Trainer, module: LanguageModule) -> None:
         prompt = samples.prompts[0] if isinstance(samples, TextSamples) and samples.prompts else "Once"
         command = f"python -m llm generate --checkpoint {shlex.quote(path)} --prompt {shlex.quote(prompt)}"
         console.print(f"next: {command} --max_new_tokens 200", markup=False)
+
+
+def _before_and_after(module: FineTuneModule, answers: Answers) -> Group:
+    """The scores of the model to begin with beside those of the one that came out, and some of its answers."""
+    shown = []
+    for question, right, said_before, said_after in answers.shown:
+        shown.append(Text(f"\n{question}", style="bold"))
+        for name, said in (("right", right), ("before", said_before), ("after", said_after)):
+            shown.append(Text(f"{name:>8}  {said[:SHOWN_CHARACTERS]!r}"))
+    table = Table(title="\nheld out", title_justify="left")
+    for name in ("score", "before", "after"):
+        table.add_column(name, justify="left" if name == "score" else "right")
+    after = {**module.after, **answers.after}
+    for name, value in {**module.before, **answers.before}.items():
+        table.add_row(_LABELS.get(name, name.removeprefix("val_")), f"{value:.4f}", f"{after.get(name, math.nan):.4f}")
+    return Group(*shown, table)
 
 
 def print_preparation(summary: dict[str, Any]) -> None:

@@ -1,8 +1,9 @@
 """The LightningModules: a GPT, what it learns from, and how it is scored."""
 
 from llm.modules.base import LanguageModule
+from llm.modules.finetuning import FineTuneModule
 from llm.modules.instruction import InstructionModule
 from llm.modules.metrics import BitsPerByte
 from llm.modules.pretraining import PretrainModule
 
-__all__ = ["BitsPerByte", "InstructionModule", "LanguageModule", "PretrainModule"]
+__all__ = ["BitsPerByte", "FineTuneModule", "InstructionModule", "LanguageModule", "PretrainModule"]

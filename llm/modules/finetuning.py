@@ -1,5 +1,7 @@
 """FineTuneModule: a GPT that goes on from a checkpoint, all of it or a part."""
 
+import copy
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,8 @@ class FineTuneModule(LanguageModule):
         super().__init__(**settings)
         self.base: Base = open_base(Path(checkpoint))
         self.config = self.base.config if dropout is None else replace(self.base.config, dropout=dropout)
+        self.before: dict[str, float] = {}
+        self.after: dict[str, float] = {}
         if train_blocks is not None and not 0 <= train_blocks <= self.config.n_layers:
             raise UserError(
                 f"model.train_blocks is {train_blocks}; the checkpoint has {self.config.n_layers} blocks, so it can be "
@@ -60,6 +64,53 @@ class FineTuneModule(LanguageModule):
                 f"{self.config.context_length} tokens: lower it"
             )
         super().setup(stage)
+        if stage == "fit":
+            self.trainer.num_sanity_val_steps = float("inf")  # all of it: see on_validation_end
+
+    # ---- what it was before, and what it is after -----------------------------------------------------------------
+
+    def on_validation_end(self) -> None:
+        """Keep the scores of the model to begin with: the trainer validates once before the first step."""
+        if self.trainer.sanity_checking:
+            self.before = self._scores()
+
+    def on_train_end(self) -> None:
+        """Keep the scores of the model that came out."""
+        self.after = self._scores()
+
+    def _scores(self) -> dict[str, float]:
+        """The newest validation's, and `base_bpb`: bits per byte of the text that the base was validated on."""
+        logged = self.trainer.callback_metrics
+        scores = {name: float(value) for name, value in logged.items() if name.startswith("val_")}
+        loader = self.trainer.datamodule.base_loader()  # type: ignore[attr-defined]
+        return scores if loader is None else {**scores, "base_bpb": self._score_text(loader)}
+
+    @torch.no_grad()
+    def _score_text(self, loader: Iterable[dict[str, Tensor]]) -> float:
+        assert self.bits_per_byte is not None
+        training = self.training
+        self.eval()
+        metric = copy.deepcopy(self.bits_per_byte)
+        metric.reset()
+        for batch in loader:
+            batch = self.trainer.strategy.batch_to_device(batch, self.device)
+            with self.trainer.precision_plugin.val_step_context():
+                metric.update(self.score(batch), batch["targets"])
+        self.train(training)
+        return float(metric.compute()["bpb"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As in LanguageModule, with the scores before the first step, and how conversations are rendered."""
+        super().on_save_checkpoint(checkpoint)
+        template = getattr(self.trainer.datamodule, "chat_template", None)  # type: ignore[attr-defined]
+        checkpoint["labyrinth"] |= {"before": self.before, "chat_template": template}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As in LanguageModule."""
+        super().on_load_checkpoint(checkpoint)
+        self.before = checkpoint["labyrinth"].get("before", {})
+
+    # ---- the model --------------------------------------------------------------------------------------------------
 
     def build_model(self) -> GPT:
         """The checkpoint's GPT, whose weights are copies, with what is not trained frozen."""
