@@ -122,10 +122,12 @@ def sharded(rank: int, port: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     net = Net()
     whole = norms_by_layer(net, dict(net.named_parameters()))
+    mesh = init_device_mesh("cpu", (2,))
     for block in net.blocks:
-        fully_shard(block, mesh=init_device_mesh("cpu", (2,)))
+        fully_shard(block, mesh=mesh)
     parts = norms_by_layer(net, dict(net.named_parameters()))
     (folder / f"{rank}.json").write_text(json.dumps([whole, parts]))
+    dist.barrier()  # a rank that leaves while the other still talks to it can take gloo's threads down
     dist.destroy_process_group()
 
 
