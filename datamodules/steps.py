@@ -3,6 +3,8 @@
 import logging
 import warnings
 from abc import abstractmethod
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.errors import DataError
 from datamodules.place import Place
+from datamodules.samples import Sample, samples_of_rows
 from datamodules.text.tokenizer import Tokenizer
 from datamodules.tokens.batches import StepBatches, make_loader, micro_batch_rows
 from datamodules.tokens.sample_order import SampleOrder
@@ -103,6 +106,13 @@ class StepDataModule(pl.LightningDataModule):
         """The rows of train in optimizer step `step` of the run, from 0, over all devices: int64 [rows_per_step]."""
         order = self._order()
         return order((self._place.first_step(order) + step) * order.rows_per_step + np.arange(order.rows_per_step))
+
+    def samples(self, n: int) -> Iterator[Sample]:
+        """The first `n` samples that a run reads."""
+        rows = self.rows_of_split("train")
+        assert rows is not None
+        found = (sample for row in self.rows_of_step(0) for sample in samples_of_rows(rows.__getitems__([row])))  # type: ignore[attr-defined]
+        return islice(found, n)
 
     # What Lightning calls.
 

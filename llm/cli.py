@@ -47,6 +47,7 @@ from llm.ranks import follow_launcher
 from llm.report import of_all_ranks, print_preparation, print_summary, write_row_scores
 from llm.run import newest_checkpoint, newest_run, release_if_empty, reserve_run_folder
 from llm.run_files import RunFiles
+from llm.sample_report import print_samples
 
 # Those that have settings on the command line, and their names there.
 CALLBACKS: dict[str, type[L.Callback]] = {
@@ -167,10 +168,7 @@ class LabyrinthCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Reserve the folder of the run and let everything be written there."""
-        options = self.config[self.config.subcommand]
-        written = self.parser.parse_args(self.arguments, defaults=False)[self.config.subcommand]
-        fill_from_base(options, written)
-        fill_batch(options, written)
+        options, written = self.fill_in()
         follow_launcher(options.trainer, written.get("trainer", Namespace()))
         check_strategy(options.trainer)
         if self.continues:
@@ -181,6 +179,14 @@ class LabyrinthCLI(LightningCLI):
             folder = Path(options.runs)
         self.run_folder = folder
         options.trainer.default_root_dir = str(folder)
+
+    def fill_in(self) -> tuple[Namespace, Namespace]:
+        """Settings that follow from others, filled in; all settings of the subcommand, and those that were written."""
+        options = self.config[self.config.subcommand]
+        written = self.parser.parse_args(self.arguments, defaults=False)[self.config.subcommand]
+        fill_from_base(options, written)
+        fill_batch(options, written)
+        return options, written
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The trainer with the run's metrics file, unless another logger was asked for."""
@@ -287,18 +293,19 @@ def plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-class PrepareCLI(LabyrinthCLI):
-    """The command line of `fit`, of which only the data module is made and prepared."""
+class DataCLI(LabyrinthCLI):
+    """The command line of `fit`, of which only the data module is made."""
 
     def before_instantiate_classes(self) -> None:
         """There is no run, so no folder."""
+        self.fill_in()
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """There is no trainer."""
         return None
 
     def _run_subcommand(self, subcommand: str) -> None:
-        print_preparation(self.datamodule.prepare())
+        """What is to be done with the data is the command's own."""
 
 
 def main(arguments: list[str]) -> int:
@@ -314,4 +321,13 @@ def main(arguments: list[str]) -> int:
 def prepare(arguments: list[str]) -> int:
     """Prepare the data of a configuration, print what there is, and return the exit code."""
     set_up_logging()
-    return PrepareCLI(["fit", *arguments]).exit_code
+    print_preparation(DataCLI(["fit", *arguments]).datamodule.prepare())
+    return 0
+
+
+def show(arguments: list[str], n: int) -> int:
+    """Print `n` samples of what a configuration trains on, and return the exit code."""
+    set_up_logging()
+    data = DataCLI(["fit", *arguments]).datamodule
+    print_samples(data, n)
+    return 0

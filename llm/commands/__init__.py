@@ -9,6 +9,7 @@ COMMANDS = {
     "test": ("llm.cli", "score a checkpoint, once more, under the name of test"),
     "predict": ("llm.cli", "write the loss of every row of validation text as a table"),
     "prepare": ("llm.commands.prepare", "make the corpus, tokenizer and token store of a config, and stop"),
+    "show": ("llm.commands.show", "show what a config trains on, token by token: --config FILE --n 3"),
     "import": ("llm.commands.import_", "make a checkpoint of pretrained weights: --from FOLDER --output PATH"),
     "export": (
         "llm.commands.export",
