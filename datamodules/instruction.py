@@ -142,7 +142,7 @@ class InstructionDataModule(FineTuneDataModule):
                 conversation = _conversation(row)
                 key = key_of(conversation[0 if conversation[0].role == "user" else 1].content)
                 split = split_of(key, self.validation_fraction) if given == "train" else given
-                if counts.is_contaminated(given, repr(conversation), row.place):
+                if counts.is_contaminated(given, " \0 ".join(turn.content for turn in conversation), row.place):
                     continue
                 waiting[split].append(conversation)
                 if len(waiting[split]) == AT_ONCE:

@@ -66,8 +66,9 @@ class SplitCounts:
         if self._n_contaminated:
             more = f" and {self._n_contaminated - SHOWN:,} more" if self._n_contaminated > SHOWN else ""
             log.warning(
-                "%s records for training also stand in validation or test, and are left out: %s%s",
+                "left out of training, as it stands in validation or test as well: %s record%s: %s%s",
                 f"{self._n_contaminated:,}",
+                "" if self._n_contaminated == 1 else "s",
                 "; ".join(self._places),
                 more,
             )
