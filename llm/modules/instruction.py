@@ -20,6 +20,7 @@ class InstructionModule(FineTuneModule):
     the tokens of prompts have weight in the loss.
 
     Args:
+        checkpoint: a .ckpt file or the folder of a run (its best one): the model to begin with.
         prompt_loss_weight: weight of each token of a prompt in the loss, beside 1 for each of an answer
             (Huerta-Enochian and Ko 2024, "Instruction fine-tuning: does prompt loss matter?"); validation scores
             answers alone.
@@ -28,8 +29,10 @@ class InstructionModule(FineTuneModule):
         settings: those of FineTuneModule.
     """
 
-    def __init__(self, prompt_loss_weight: float = 0.0, neftune_alpha: float = 0.0, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(
+        self, checkpoint: str, prompt_loss_weight: float = 0.0, neftune_alpha: float = 0.0, **settings: Any
+    ) -> None:
+        super().__init__(checkpoint, **settings)
         for name, value in (("prompt_loss_weight", prompt_loss_weight), ("neftune_alpha", neftune_alpha)):
             if value < 0:
                 raise UserError(f"model.{name} is {value}: it can be 0 or more")
