@@ -12,6 +12,7 @@ IGNORED = -100  # the target of a position that has none
 # Rows of logits that exist at once. On a CPU fewer do not feed a matrix product well, more leave the cache
 # (docs/log.md); of a large vocabulary a third of them is as fast and takes a third of the memory (docs/training.md).
 _CPU_ROWS, _FEWEST_CPU_ROWS, _CPU_LOGITS = 1024, 256, 2**24
+_FEW_TARGETS = 0.9  # share of positions with a target below which these are gathered first
 _ROWS = 4096  # elsewhere: an accelerator wants larger products
 
 
@@ -67,6 +68,8 @@ def head_and_loss(
     """
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    if device == "cpu" and beside is None:  # elsewhere the count would have to be waited for
+        x, targets = _of_targets(x, targets)
     rows = rows_at_once(device, weight.shape[0])
     exact = x.dtype == weight.dtype == dtype == torch.float32 and device == "cpu"  # there chunks are faster, too
     if not exact and (dtype == torch.float16 or targets.numel() <= rows):
@@ -80,6 +83,14 @@ def head_and_loss(
     if beside is not None:
         loss = loss - (beside.closed * (targets != IGNORED)).sum()
     return loss, (targets != IGNORED).sum()
+
+
+def _of_targets(x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Only the positions that have a target, [1, N, d_model] and [1, N], where many have none, as in conversations."""
+    wanted = (targets.flatten() != IGNORED).nonzero().squeeze(1)
+    if not 0 < len(wanted) < _FEW_TARGETS * targets.numel():
+        return x, targets
+    return x.flatten(0, 1).index_select(0, wanted)[None], targets.flatten()[wanted][None]
 
 
 def rows_at_once(device: str, vocab_size: int) -> int:
