@@ -68,7 +68,7 @@ def head_and_loss(
     """
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    if device == "cpu" and beside is None:  # elsewhere the count would have to be waited for
+    if device == "cpu" and beside is None and not torch.compiler.is_compiling():  # elsewhere the count is waited for
         x, targets = _of_targets(x, targets)
     rows = rows_at_once(device, weight.shape[0])
     exact = x.dtype == weight.dtype == dtype == torch.float32 and device == "cpu"  # there chunks are faster, too
