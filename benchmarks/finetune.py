@@ -1,13 +1,14 @@
 """Useful tokens/s of instruction tuning against TRL's SFTTrainer, padded as shipped and packed, in one run.
 
-    python benchmarks/finetune.py RECORDS --peers DIR [--rounds 3] [--epochs 2] [--threads 2] [--shape small]
+    python benchmarks/finetune.py RECORDS --peers DIR [--tokenizer FOLDER] [--rounds 3] [--epochs 2] [--threads 2]
 
 RECORDS is a file of instructions (such as instruction-data.json). DIR/trl is an environment of TRL's own, with the
 version of torch that runs here:
 
     python -m venv DIR/trl && DIR/trl/bin/pip install torch==VERSION trl
 
-Both begin with the same random weights (a Llama, which TRL opens as a folder of transformers), take the same records
+FOLDER holds a tokenizer (such as GPT-2's encoder.json and vocab.bpe); without it one of 2,048 tokens is trained on the
+records. Both begin with the same random weights (a Llama, which TRL opens as a folder of transformers), take the same records
 and learn the same answers. Useful are the tokens that are learnt: targets, neither padding nor prompts. TRL keeps its
 own batch of 8 records, or 8 rows where it packs, with rows as long as ours; ours is 8 rows as well. Each process is
 timed from the end of its third step on. Rounds alternate, and medians count.
@@ -35,6 +36,7 @@ from datamodules.text.tokenizer import Tokenizer
 from datamodules.text.training import train_bpe
 from llm.host_memory import keep_freed_memory
 from llm.interop.huggingface import write_folder
+from llm.interop.tokenizer_files import read_tokenizer
 from llm.model import GPT, GPTConfig
 from llm.modules import InstructionModule
 
@@ -52,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", help="a file of instructions")
     parser.add_argument("--peers", type=Path, help="folder with the environment `trl`")
+    parser.add_argument("--tokenizer", type=Path, help="folder of one; default: trained on the records")
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=2)
@@ -67,7 +70,7 @@ def main() -> None:
 
 def compare(arguments: argparse.Namespace, folder: Path) -> Table:
     """Time every contestant in turn."""
-    prepare(folder, arguments.records, arguments.shape)
+    prepare(folder, arguments.records, arguments.shape, arguments.tokenizer)
     ways = WAYS if arguments.peers else WAYS[:1]
     found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     for _ in range(arguments.rounds):
@@ -99,12 +102,13 @@ def timed(way: str, folder: Path, arguments: argparse.Namespace) -> dict[str, fl
     return result
 
 
-def prepare(folder: Path, records: str, shape: str) -> None:
+def prepare(folder: Path, records: str, shape: str, given: Path | None = None) -> None:
     """The same model and records for all: a checkpoint, a folder of transformers, and prompts with completions."""
     conversations = [conversation_of(row.fields) for row in read_rows(records)]
-    tokenizer = Tokenizer(train_bpe([m.content for turns in conversations for m in turns], VOCABULARY))
+    texts = (message.content for turns in conversations for message in turns)
+    tokenizer = Tokenizer(train_bpe(texts, VOCABULARY)) if given is None else read_tokenizer(given, {})[0]
     config = GPTConfig(
-        **SHAPES[shape], vocab_size=VOCABULARY, context_length=ROW_TOKENS, norm="rmsnorm", tie_embeddings=True
+        **SHAPES[shape], vocab_size=tokenizer.vocab_size, context_length=ROW_TOKENS, norm="rmsnorm", tie_embeddings=True
     )
     model = GPT(config, seed=0)
     write_folder(folder / "model", model, tokenizer)
