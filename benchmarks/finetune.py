@@ -8,10 +8,10 @@ version of torch that runs here:
     python -m venv DIR/trl && DIR/trl/bin/pip install torch==VERSION trl
 
 FOLDER holds a tokenizer (such as GPT-2's encoder.json and vocab.bpe); without it one of 2,048 tokens is trained on the
-records. Both begin with the same random weights (a Llama, which TRL opens as a folder of transformers), take the same records
-and learn the same answers. Useful are the tokens that are learnt: targets, neither padding nor prompts. TRL keeps its
-own batch of 8 records, or 8 rows where it packs, with rows as long as ours; ours is 8 rows as well. Each process is
-timed from the end of its third step on. Rounds alternate, and medians count.
+records. All begin with the same random weights (a Llama, which TRL opens as a folder of transformers), take the same
+records and learn the same answers. Useful are the tokens that are learnt: targets, neither padding nor prompts. TRL
+keeps its own batch of 8 records, or 8 rows where it packs, with rows as long as ours; ours is 8 rows as well. Each
+process is timed from the end of its third step on. Rounds alternate, and medians count.
 """
 
 import argparse

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch.utils.data import DataLoader
 
 from datamodules.artefacts import Artefact, Recipe, find, make
@@ -31,7 +32,7 @@ class FineTuneDataModule(StepDataModule):
         cache_dir: where rows are kept between runs.
         base_tokens: folder of the tokens of the model's pretraining, as `prepare` has made it: how well it still
             predicts their validation text tells what it forgets.
-        base_rows: the most rows of it that are scored.
+        base_rows: the most rows of it that are scored, spread evenly.
         steps: the arguments of StepDataModule.
     """
 
@@ -113,8 +114,9 @@ class FineTuneDataModule(StepDataModule):
             return None
         rows = Rows(prepared.validation, self.row_tokens, prepared.tokenizer.pad)
         rank, world_size = self._ranks()
-        count = min(len(rows), self.base_rows)
-        share = range(rank, -(-count // world_size) * world_size, world_size)
+        spread = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), self.base_rows)).astype(int)).tolist()
+        fill = [len(rows)] * (-len(spread) % world_size)  # rows past the end have no targets
+        share = [*spread, *fill][rank::world_size]
         return make_loader(rows, 0, rank, batch_size=self.eval_batch_size, sampler=share)
 
     # What Lightning calls.

@@ -40,7 +40,8 @@ class InstructionDataModule(FineTuneDataModule):
             datamodules/records/conversations.py.
         validation_sources: records for validation alone; then all of `sources` is for training.
         test_sources: records for `test` alone.
-        validation_fraction: share of the records kept for validation; those with the same first question stay together.
+        validation_fraction: share of the records kept for validation; those with the same first question, or the same
+            field `group`, stay together.
         train_on: targets are all of the `assistant`'s turns, the `last` of them, or `all` turns.
         too_long: `drop` conversations longer than a row and count them, or `cut` their end off.
         context_length: tokens in a row.
@@ -52,7 +53,7 @@ class InstructionDataModule(FineTuneDataModule):
         cache_dir: where rows are kept between runs.
         base_tokens: folder of the tokens of the model's pretraining: how well it still predicts their validation text
             tells what it forgets; on the command line it is found where it is in `cache_dir`.
-        base_rows: the most rows of it that are scored.
+        base_rows: the most rows of it that are scored, spread evenly.
 
     Raises:
         DataError: from `prepare_data` and `setup`, for records that cannot be used: file, line, and what to do.
@@ -140,7 +141,8 @@ class InstructionDataModule(FineTuneDataModule):
         for given in order:
             for row in self._rows_of(given):
                 conversation = _conversation(row)
-                key = key_of(conversation[0 if conversation[0].role == "user" else 1].content)
+                question = next(turn.content for turn in conversation if turn.role == "user")
+                key = key_of(str(row.fields.get("group") or question))
                 split = split_of(key, self.validation_fraction) if given == "train" else given
                 if counts.is_contaminated(given, " \0 ".join(turn.content for turn in conversation), row.place):
                     continue
@@ -218,12 +220,12 @@ class InstructionDataModule(FineTuneDataModule):
             )
 
     def questions(self, n: int) -> list[tuple[list[int], list[int]]]:
-        """The first `n` held-out conversations: the ids up to the last answer, and those of that answer."""
+        """Of `n` held-out conversations, spread evenly: the ids up to the last answer, and those of that answer."""
         rows = self.rows_of_split("test") or self.rows_of_split("validation")
         if rows is None:
             return []
         store, found = rows.store, []
-        for number in range(min(n, len(store))):
+        for number in np.unique(np.linspace(0, len(store) - 1, min(n, len(store))).astype(int)):
             ids, is_target = store[number]
             last = np.flatnonzero(~is_target)[-1] + 1  # the token after the last that is not to be learnt
             if last < len(ids):

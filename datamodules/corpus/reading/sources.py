@@ -133,17 +133,23 @@ def _expand(spec: str) -> list[tuple[Path | None, Input]]:
 
 def _stdlib() -> list[Input]:
     root = Path(sysconfig.get_path("stdlib"))
-    files = [
-        path
-        for path in _walk(root, skipped=STDLIB_SKIPPED)
-        if path.suffix == ".py" and path.relative_to(root).as_posix() != TOPICS
-    ]
+    files = stdlib_files()
     if not files:
         raise DataError(f"this Python has no readable standard library in {root}; name your own files in sources")
     inputs = [Input(STDLIB, path.relative_to(root).as_posix(), "text", path) for path in files]
     if (root / TOPICS).is_file():
         inputs.append(Input(STDLIB, TOPICS, "topics", root / TOPICS))
     return inputs
+
+
+def stdlib_files() -> list[Path]:
+    """The Python files of the running Python's own library, without its tests and the data of `pydoc`."""
+    root = Path(sysconfig.get_path("stdlib"))
+    return [
+        path
+        for path in _walk(root, skipped=STDLIB_SKIPPED)
+        if path.suffix == ".py" and path.relative_to(root).as_posix() != TOPICS
+    ]
 
 
 def _walk(root: Path, skipped: frozenset[str] = frozenset()) -> list[Path]:
