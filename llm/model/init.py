@@ -64,20 +64,21 @@ def init_weights(model: nn.Module, config: GPTConfig, seed: int) -> None:
         elif parameter.ndim == 1:
             parameter.fill_(1.0)
         else:
-            _draw(parameter, weight_std(config, name, parameter.shape), _stream(parameter, name, seed))
+            _draw(parameter, weight_std(config, name, parameter.shape), stream(name, seed, parameter.device))
     for buffer in model.buffers():  # of routers, whose experts start level
         buffer.zero_()
 
 
-def _draw(parameter: Tensor, std: float, stream: torch.Generator) -> None:
+def _draw(parameter: Tensor, std: float, generator: torch.Generator) -> None:
     if not isinstance(parameter, DTensor):
-        parameter.normal_(0.0, std, generator=stream)
+        parameter.normal_(0.0, std, generator=generator)
         return
     # Of a matrix that is cut over processes each draws the whole, and keeps its part.
     whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
-    fill_part(parameter, whole.normal_(0.0, std, generator=stream))
+    fill_part(parameter, whole.normal_(0.0, std, generator=generator))
 
 
-def _stream(parameter: Tensor, name: str, seed: int) -> torch.Generator:
+def stream(name: str, seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """The random numbers of the parameter called `name` in a run of that seed."""
     digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=4).digest()  # the CPU generator takes 32 bits
-    return torch.Generator(parameter.device).manual_seed(int.from_bytes(digest, "little"))
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little"))
