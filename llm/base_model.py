@@ -10,7 +10,7 @@ from torch import Tensor
 
 from datamodules.artefacts import MANIFEST, Recipe, make
 from datamodules.prepared import TOKENIZER_FILE
-from llm.checkpoint import TENSORS, read_checkpoint, weights_of
+from llm.checkpoint import TENSORS, read_checkpoint, whole_weights
 from llm.model import GPTConfig
 from llm.run import find_checkpoint
 
@@ -25,8 +25,8 @@ class Base:
     data_fingerprint: str | None
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights by their names in the GPT, mapped from the file where it is one."""
-        return weights_of(read_checkpoint(self.path, without=("optimizer_states",)))
+        """The weights by their names in the GPT, mapped from a file; of an adapter, with it merged."""
+        return whole_weights(read_checkpoint(self.path, without=("optimizer_states",)), self.path)
 
 
 def open_base(path: Path) -> Base:

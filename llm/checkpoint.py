@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from datamodules.text.tokenizer import Tokenizer
+from llm.adapters import NAME, TrainedAdapter, adapter_of, demand_base
 from llm.checkpoint_folder import folder_damage, is_folder_checkpoint, read_folder
 from llm.errors import UserError
 from llm.model import GPT, GPTConfig
+from llm.model.adapters import merge_adapter
 
 TENSORS = ("state_dict", "optimizer_states")  # where the large ones of a checkpoint are
 LONGEST_REASON = 200  # characters; torch names every weight that is missing
@@ -57,10 +59,15 @@ def damage(path: Path) -> str | None:
 
 
 def load_model(path: Path) -> tuple[GPT, Tokenizer]:
-    """The model (in eval mode, on the CPU) and the tokenizer of a checkpoint; UserError where it holds neither."""
+    """The model (in eval mode, on the CPU) and the tokenizer of a checkpoint; UserError where it holds neither.
+
+    Of one that holds an adapter alone it is the model that this was trained on, with the adapter merged into it.
+    """
     checkpoint = read_checkpoint(path, without=("optimizer_states",))
     try:
-        return _opened(checkpoint)
+        return _opened(checkpoint, path)
+    except UserError:
+        raise
     except Exception as error:  # of many kinds too: the file may hold anything under the names of what belongs there
         reason = " ".join(str(error).split())[:LONGEST_REASON]
         raise UserError(
@@ -68,10 +75,37 @@ def load_model(path: Path) -> tuple[GPT, Tokenizer]:
         ) from error
 
 
-def _opened(checkpoint: dict[str, Any]) -> tuple[GPT, Tokenizer]:
+def _opened(checkpoint: dict[str, Any], path: Path) -> tuple[GPT, Tokenizer]:
     contents = checkpoint["labyrinth"]
-    model = GPT.from_state(GPTConfig.from_dict(contents["gpt"]), weights_of(checkpoint))
+    adapter = adapter_of(checkpoint)
+    weights = weights_of(checkpoint) if adapter is None else base_weights(adapter, path)
+    model = GPT.from_state(GPTConfig.from_dict(contents["gpt"]), weights)
+    if adapter is not None:
+        adapter.add_to(model, NAME, path)
+        merge_adapter(model, NAME)
     return model, Tokenizer.from_str(contents["tokenizer"])
+
+
+def base_weights(adapter: TrainedAdapter, path: Path) -> dict[str, Tensor]:
+    """The weights of the model that the adapter in `path` was trained on."""
+    assert adapter.base is not None
+    if not adapter.base.exists():
+        raise UserError(
+            f"{path} is an adapter of {adapter.base}, which is not there: give that model where it is now with "
+            f"--checkpoint, and --adapter {path}"
+        )
+    checkpoint = read_checkpoint(adapter.base, without=("optimizer_states",))
+    weights = whole_weights(checkpoint, adapter.base)
+    demand_base(adapter, weights, adapter.base, path)
+    return weights
+
+
+def whole_weights(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """The weights of the GPT of a checkpoint; of an adapter, those with it merged."""
+    if adapter_of(checkpoint) is None:
+        return weights_of(checkpoint)
+    model, _ = _opened(checkpoint, path)
+    return model.state_dict()
 
 
 def weights_of(checkpoint: dict[str, Any]) -> dict[str, Tensor]:

@@ -99,11 +99,10 @@ class FSDP2(ModelParallelStrategy):
         """
         module = self.lightning_module
         assert module is not None
-        cut = {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, DTensor)}
+        saved_ones = checkpoint["state_dict"]  # of a run that trains an adapter, that alone
+        cut = {n: t for n, t in module.state_dict().items() if isinstance(t, DTensor) and n in saved_ones}
         whole = {
-            name: torch.empty(saved.shape, dtype=saved.dtype)
-            for name, saved in checkpoint["state_dict"].items()
-            if name not in cut
+            name: torch.empty(saved.shape, dtype=saved.dtype) for name, saved in saved_ones.items() if name not in cut
         }
         load_shards(checkpoint, ("state_dict",), {**cut, **whole})
         module.load_state_dict(whole, strict=False)

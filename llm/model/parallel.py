@@ -3,7 +3,7 @@
 What is cut is the model, never its configuration: the names and the whole shapes of its weights stay what they are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ def sharded_gpt(
     mesh: DeviceMesh,
     half: torch.dtype | None = None,
     weights: Mapping[str, Tensor] | None = None,
+    adapt: Callable[[GPT], None] | None = None,
 ) -> GPT:
     """A GPT of which each process holds a part; its starting weights are those of `GPT(config, seed)`, or `weights`.
 
@@ -37,6 +38,7 @@ def sharded_gpt(
         half: dtype in which the blocks' weights are gathered and used, beside weights, gradients and a residual
             stream in float32; None uses the weights as they are.
         weights: by name, whole ones to start with instead.
+        adapt: what else is done to the described model before it is cut.
 
     Raises:
         ConfigError: it cannot be cut into so many parts.
@@ -44,6 +46,8 @@ def sharded_gpt(
     dtype = torch.get_default_dtype()
     with torch.device("meta"):
         model = GPT(config)
+        if adapt is not None:
+            adapt(model)
     tensor_parallel = mesh["tensor_parallel"]
     if tensor_parallel.size() > 1:
         check_tensor_parallel(config, tensor_parallel.size())
@@ -68,8 +72,9 @@ def sharded_gpt(
 @torch.no_grad()
 def _take(model: GPT, weights: Mapping[str, Tensor]) -> None:
     """Fill in this process's part of each of `weights`."""
-    for name, place in model.state_dict().items():
-        fill_part(place, weights[name])
+    places = model.state_dict()
+    for name, weight in weights.items():
+        fill_part(places[name], weight)
 
 
 def check_tensor_parallel(config: GPTConfig, parts: int) -> None:

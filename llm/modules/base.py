@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -264,6 +265,10 @@ class LanguageModule(ScoringModule):
             "decay_start": self._decay_start,
         }
 
+    def kept(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of all weights, those that a checkpoint of this run holds: all of them."""
+        return dict(state)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights that were trained on other token ids than the data gives now."""
         saved = checkpoint.get("labyrinth")
@@ -278,7 +283,8 @@ class LanguageModule(ScoringModule):
                 "and data.tokenizer settings that the checkpoint was trained with, or start a new run"
             )
         if checkpoint.get("state_dict") is not None and self.model is not None:  # a strategy may keep the weights apart
-            demand_same_weights(checkpoint["state_dict"], saved["gpt"], self.state_dict(), self.config.to_dict())
+            mine = self.kept(self.state_dict())
+            demand_same_weights(checkpoint["state_dict"], saved["gpt"], mine, self.config.to_dict())
         step, total = checkpoint["global_step"], self.total_steps
         if self.hparams["decay_from_checkpoint"] and self._decay_start is None and total is not None and step >= total:
             raise UserError(

@@ -1,8 +1,9 @@
 """FineTuneModule: a GPT that goes on from a checkpoint, all of it or a part."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
+from llm.adapters import NAME as ADAPTER
+from llm.adapters import weights_digest
 from llm.base_model import Base, open_base
 from llm.errors import UserError
-from llm.model import GPT
+from llm.model import GPT, ConfigError
+from llm.model.adapters import add_adapter, freeze_base, init_adapter
+from llm.model.lora import LoRA
 from llm.model.parallel import sharded_gpt
 from llm.modules.base import LanguageModule
 
@@ -25,6 +30,8 @@ class FineTuneModule(LanguageModule):
     Args:
         checkpoint: a .ckpt file or the folder of a run (its best one): the model to begin with.
         train_blocks: train the last so many blocks, the final norm and the head alone; None trains every weight.
+        lora: train two narrow matrices beside each map instead, and save these alone (llm/model/lora.py); the
+            checkpoints of such a run need that of the model to begin with.
         dropout: share of activations that are dropped in training, in place of the checkpoint's.
         settings: those of LanguageModule.
     """
@@ -33,12 +40,22 @@ class FineTuneModule(LanguageModule):
         self,
         checkpoint: str,
         train_blocks: int | None = None,
+        lora: LoRA | None = None,
         dropout: float | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
         self.base: Base = open_base(Path(checkpoint))
         self.config = self.base.config if dropout is None else replace(self.base.config, dropout=dropout)
+        self.lora = LoRA.from_dict(dict(lora)) if isinstance(lora, Mapping) else lora  # a checkpoint has it as a dict
+        self.hparams["lora"] = None if self.lora is None else self.lora.to_dict()
+        if self.lora is not None:
+            if train_blocks is not None:
+                raise UserError("model.lora and model.train_blocks both say what is trained: drop one")
+            try:
+                self.lora.maps(self.config)
+            except ConfigError as error:
+                raise UserError(f"model.{error}") from error
         self.before: dict[str, float] = {}
         self.after: dict[str, float] = {}
         if train_blocks is not None and not 0 <= train_blocks <= self.config.n_layers:
@@ -104,10 +121,42 @@ class FineTuneModule(LanguageModule):
         super().on_save_checkpoint(checkpoint)
         template = getattr(self.trainer.datamodule, "chat_template", None)  # type: ignore[attr-defined]
         checkpoint["labyrinth"] |= {"before": self.before, "chat_template": template}
+        if self.lora is not None:
+            checkpoint["state_dict"] = self.kept(checkpoint["state_dict"])
+            checkpoint["labyrinth"]["adapter"] = {
+                "lora": self.lora.to_dict(),
+                "base": str(self.base.path.resolve()),
+                "base_digest": self.base_digest,
+            }
+
+    @cached_property
+    def base_digest(self) -> str:
+        """What tells the weights that an adapter belongs to."""
+        return weights_digest(self.base.weights())
+
+    @property
+    def strict_loading(self) -> bool:
+        """Whether a checkpoint must hold every weight: not where it holds an adapter alone."""
+        return self.lora is None
+
+    @strict_loading.setter
+    def strict_loading(self, strict: bool) -> None:
+        raise AttributeError("what a checkpoint must hold follows from lora")
+
+    def kept(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of all weights, those that a checkpoint of this run holds."""
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        return {name: tensor for name, tensor in state.items() if self.lora is None or name in trained}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As in LanguageModule."""
         super().on_load_checkpoint(checkpoint)
+        adapter = checkpoint["labyrinth"].get("adapter")
+        if self.lora is not None and adapter is not None and adapter["base_digest"] != self.base_digest:
+            raise UserError(
+                f"model.checkpoint {self.hparams['checkpoint']} has other weights than {adapter['base']}, on which the "
+                "adapter in the checkpoint was trained: give that one"
+            )
         self.before = checkpoint["labyrinth"].get("before", {})
 
     # ---- the model --------------------------------------------------------------------------------------------------
@@ -115,12 +164,21 @@ class FineTuneModule(LanguageModule):
     def build_model(self) -> GPT:
         """The checkpoint's GPT, whose weights are copies, with what is not trained frozen."""
         model = GPT.from_state(self.config, self._weights())
+        if self.lora is not None:
+            add_adapter(model, ADAPTER, self.lora, seed=self._seed)
         self.freeze_untrained(model)
         return model.train()
 
     def build_sharded(self, mesh: DeviceMesh, half: torch.dtype | None) -> GPT:
         """The part of it that this process has."""
-        model = sharded_gpt(self.config, self._seed, mesh, half, self._weights())
+        if self.lora is None:
+            model = sharded_gpt(self.config, self._seed, mesh, half, self._weights())
+        else:
+            if mesh["tensor_parallel"].size() > 1:
+                raise UserError("model.lora: adapters are not cut by tensor parallelism; set tensor_parallel_size to 1")
+            adapt = partial(add_adapter, name=ADAPTER, lora=self.lora)
+            model = sharded_gpt(self.config, self._seed, mesh, half, self._weights(), adapt)
+            init_adapter(model, ADAPTER, self._seed)
         self.freeze_untrained(model)
         return model
 
@@ -131,6 +189,9 @@ class FineTuneModule(LanguageModule):
 
     def freeze_untrained(self, model: GPT) -> None:
         """Let only those weights have gradients that are to be trained."""
+        if self.lora is not None:
+            freeze_base(model)
+            return
         blocks = self.hparams["train_blocks"]
         if blocks is None:
             return
