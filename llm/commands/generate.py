@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from llm.commands.parser import CommandParser
+from llm.commands.sampling_options import add_adapter_option, add_sampling_options, sampling_settings
 from llm.errors import UserError
 
 
@@ -18,20 +19,9 @@ def parser() -> CommandParser:
     prompt = options.add_mutually_exclusive_group(required=True)
     prompt.add_argument("--prompt", help="the text to continue; - reads it from standard input")
     prompt.add_argument("--prompts", help="a file of prompts: one a line, or .jsonl with the field prompt")
-    options.add_argument("--max_new_tokens", type=int, default=200, help="tokens to write at most")
-    options.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest token")
-    options.add_argument("--top_k", type=int, default=50, help="choose from the k likeliest tokens; 0: from all")
-    options.add_argument(
-        "--top_p", type=float, default=1.0, help="choose from the likeliest tokens that together have probability p"
-    )
-    options.add_argument(
-        "--min_p", type=float, default=0.0, help="choose from tokens at least p times as likely as the likeliest"
-    )
-    options.add_argument(
-        "--repetition_penalty", type=float, default=1.0, help="above 1: make tokens that were there before less likely"
-    )
+    add_adapter_option(options)
+    add_sampling_options(options, max_new_tokens=200, most="tokens to write at most")
     options.add_argument("--stop", action="append", default=[], help="end a text before this; can be given repeatedly")
-    options.add_argument("--seed", type=int, default=None, help="the same seed writes the same text (default: random)")
     options.add_argument("--n_samples", type=int, default=1, help="texts for each prompt; the next has the next seed")
     options.add_argument("--batch_size", type=int, default=32, help="texts written at once")
     options.add_argument(
@@ -93,26 +83,18 @@ def main(arguments: list[str]) -> int:
     else:
         prompts = [prompt_from_input() if options.prompt == "-" else options.prompt]
 
-    from llm.checkpoint import load_model
+    from llm.adapted_model import open_with_adapters
     from llm.generation import continue_text, continue_texts
     from llm.host_memory import keep_freed_memory
     from llm.model import fuse_projections
-    from llm.run import find_checkpoint
+    from llm.model.adapters import use_adapter
 
     keep_freed_memory()  # weights in huge pages: a tenth faster, where reading them is what takes the time
-    model, tokenizer = load_model(find_checkpoint(options.checkpoint))
+    model, tokenizer, adapters = open_with_adapters(options.checkpoint, options.adapter)
     fuse_projections(model)
-    settings = {
-        "max_new_tokens": options.max_new_tokens,
-        "temperature": options.temperature,
-        "top_k": options.top_k or None,
-        "top_p": options.top_p,
-        "min_p": options.min_p,
-        "repetition_penalty": options.repetition_penalty,
-        "stop": options.stop,
-        "seed": options.seed,
-    }
-    if options.prompts is None and options.n_samples == 1 and not options.logprobs:
+    settings = {**sampling_settings(options), "stop": options.stop}
+    several = len(adapters) > 1
+    if options.prompts is None and options.n_samples == 1 and not options.logprobs and not several:
         pieces = continue_text(model, tokenizer, prompts[0], **settings)
         sys.stdout.write(prompts[0])
         for text in pieces:
@@ -121,16 +103,15 @@ def main(arguments: list[str]) -> int:
         sys.stdout.write("\n")
         return 0
     settings |= {name: getattr(options, name) for name in ("n_samples", "batch_size", "logprobs")}
-    for number, sample, written in continue_texts(model, tokenizer, prompts, **settings):
-        row = {
-            "prompt": prompts[number],
-            "number": number,
-            "sample": sample,
-            "text": written.text,
-            "finish_reason": written.finish_reason,
-            "n_tokens": len(written.tokens),
-        }
-        if options.logprobs:
-            row |= {"tokens": written.tokens, "logprobs": written.logprobs}
-        print(json.dumps(row, ensure_ascii=False), flush=True)
+    for adapter in adapters if several else [None]:
+        if adapter is not None:
+            use_adapter(model, adapter)
+        for number, sample, written in continue_texts(model, tokenizer, prompts, **settings):
+            row = {"prompt": prompts[number], "number": number, "sample": sample}
+            if adapter is not None:
+                row["adapter"] = adapter
+            row |= {"text": written.text, "finish_reason": written.finish_reason, "n_tokens": len(written.tokens)}
+            if options.logprobs:
+                row |= {"tokens": written.tokens, "logprobs": written.logprobs}
+            print(json.dumps(row, ensure_ascii=False), flush=True)
     return 0

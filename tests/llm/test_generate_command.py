@@ -21,8 +21,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         asked.update(settings, model=model, tokenizer=tokenizer, prompt=prompt)
         return [" a", " time"]
 
-    monkeypatch.setattr("llm.run.find_checkpoint", lambda path: f"found {path}")
-    monkeypatch.setattr("llm.checkpoint.load_model", lambda path: (f"model of {path}", "tokenizer"))
+    monkeypatch.setattr(
+        "llm.adapted_model.open_with_adapters", lambda path, adapters: (f"model of {path}", "tokenizer", [])
+    )
     monkeypatch.setattr("llm.model.fuse_projections", lambda model: asked.update(fused=model))
     monkeypatch.setattr("llm.generation.continue_text", write)
     return asked
@@ -34,8 +35,8 @@ def test_every_option_reaches_the_sampling(asked: dict[str, Any], capsys: pytest
     assert main(["generate", "--checkpoint", "runs/a", "--prompt", "Once upon", *options]) == 0
     assert capsys.readouterr().out == "Once upon a time\n"
     assert asked == {
-        "model": "model of found runs/a",
-        "fused": "model of found runs/a",
+        "model": "model of runs/a",
+        "fused": "model of runs/a",
         "tokenizer": "tokenizer",
         "prompt": "Once upon",
         "max_new_tokens": 7,
