@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datamodules.instruction import InstructionDataModule
+    from datamodules.preference import PreferenceDataModule
     from datamodules.pretraining import PretrainDataModule
 
-__all__ = ["DataError", "InstructionDataModule", "PretrainDataModule"]
+__all__ = ["DataError", "InstructionDataModule", "PreferenceDataModule", "PretrainDataModule"]
 
 from datamodules.errors import DataError
 
 _HOME = {
     "InstructionDataModule": "datamodules.instruction",
+    "PreferenceDataModule": "datamodules.preference",
     "PretrainDataModule": "datamodules.pretraining",
 }
 

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llm.model import GPT, GPTConfig
-    from llm.modules import InstructionModule, LanguageModule, PretrainModule
+    from llm.modules import InstructionModule, LanguageModule, PreferenceModule, PretrainModule
 
 _HOMES = {
     "GPT": "llm.model",
     "GPTConfig": "llm.model",
     "InstructionModule": "llm.modules",
     "LanguageModule": "llm.modules",
+    "PreferenceModule": "llm.modules",
     "PretrainModule": "llm.modules",
 }
 
-__all__ = ["GPT", "GPTConfig", "InstructionModule", "LanguageModule", "PretrainModule"]
+__all__ = ["GPT", "GPTConfig", "InstructionModule", "LanguageModule", "PreferenceModule", "PretrainModule"]
 
 
 def __getattr__(name: str) -> Any:

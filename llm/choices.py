@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.instruction import InstructionDataModule
+from datamodules.preference import PreferenceDataModule
 from datamodules.pretraining import PretrainDataModule
 from llm.configuration import shipped_configs
-from llm.modules import InstructionModule, PretrainModule
+from llm.modules import InstructionModule, PreferenceModule, PretrainModule
 
-MODULES: tuple[type, ...] = (PretrainModule, InstructionModule)
-DATA_MODULES: tuple[type, ...] = (PretrainDataModule, InstructionDataModule)
+MODULES: tuple[type, ...] = (PretrainModule, InstructionModule, PreferenceModule)
+DATA_MODULES: tuple[type, ...] = (PretrainDataModule, InstructionDataModule, PreferenceDataModule)
 PARTS: Mapping[str, tuple[type, ...]] = {"model": MODULES, "data": DATA_MODULES}
 
 

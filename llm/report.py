@@ -58,8 +58,12 @@ def print_summary(trainer: L.Trainer, module: LanguageModule) -> None:
     if path:
         path = min(path, os.path.relpath(path), key=len)
         score = getattr(best, "best_model_score", None)
-        bpb = f" ({float(score):.4f} bits per byte of validation text)" if score is not None else ""
-        console.print(f"best checkpoint: {path}{bpb}")
+        monitor = getattr(best, "monitor", "val_bpb")
+        name = "bits per byte of validation text" if monitor == "val_bpb" else monitor
+        console.print(f"best checkpoint: {path}" + (f" ({float(score):.4f} {name})" if score is not None else ""))
+        if isinstance(module, FineTuneModule):
+            console.print(f"next: {module.next_command(shlex.quote(path))}", markup=False)
+            return
         prompt = samples.prompts[0] if isinstance(samples, TextSamples) and samples.prompts else "Once"
         command = f"python -m llm generate --checkpoint {shlex.quote(path)} --prompt {shlex.quote(prompt)}"
         console.print(f"next: {command} --max_new_tokens 200", markup=False)

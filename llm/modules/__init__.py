@@ -4,6 +4,7 @@ from llm.modules.base import LanguageModule
 from llm.modules.finetuning import FineTuneModule
 from llm.modules.instruction import InstructionModule
 from llm.modules.metrics import BitsPerByte
+from llm.modules.preference import PreferenceModule
 from llm.modules.pretraining import PretrainModule
 
-__all__ = ["BitsPerByte", "FineTuneModule", "InstructionModule", "LanguageModule", "PretrainModule"]
+__all__ = ["BitsPerByte", "FineTuneModule", "InstructionModule", "LanguageModule", "PreferenceModule", "PretrainModule"]

@@ -159,6 +159,10 @@ class FineTuneModule(LanguageModule):
             )
         self.before = checkpoint["labyrinth"].get("before", {})
 
+    def next_command(self, path: str) -> str:
+        """What can be done with the checkpoint at `path`."""
+        return f"python -m llm chat --checkpoint {path}"
+
     # ---- the model --------------------------------------------------------------------------------------------------
 
     def build_model(self) -> GPT:

@@ -134,7 +134,7 @@ def test_saved_it_can_be_gone_on_with(model: GPT, tmp_path: Path):
     assert other.messages == chat.messages
     assert list(tmp_path.iterdir()) == [tmp_path / "talk.json"]
     (tmp_path / "bad.json").write_text(json.dumps({"messages": [{"role": "assistant", "content": "x"}]}))
-    with pytest.raises(UserError, match="bad.json holds no conversation"):
+    with pytest.raises(UserError, match=r"bad.json holds no conversation"):
         other.load(tmp_path / "bad.json")
     with pytest.raises(UserError, match="cannot read"):
         other.load(tmp_path / "none.json")
