@@ -176,7 +176,7 @@ class Adapter(nn.Module):
         4.3). Where no gradient is wanted, it is kept for the next token: it costs more than the map does for one.
         """
         assert self.magnitude is not None
-        if self.training or torch.is_grad_enabled():
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():  # none of the signs is in a graph
             with torch.no_grad():
                 lengths = _row_lengths(self._sum(weight))
             return self.magnitude / lengths - 1

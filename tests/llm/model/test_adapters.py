@@ -141,6 +141,25 @@ def test_other_number_formats(kind: str) -> None:
         assert_close(logits(model).float(), exact, 0.05)
 
 
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_compiled_as_one_graph(kind: str) -> None:
+    torch._dynamo.reset()
+    model = learnt(random_model(n_layers=1), "default", KINDS[kind])
+    freeze_base(model)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    gradients = []
+    for one in (model, compiled):
+        model.zero_grad()
+        nll, _ = one(TOKENS[:, :-1], TOKENS[:, 1:])
+        nll.backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    for ours, plain in zip(*gradients, strict=True):
+        assert_close(ours, plain, 1e-4)
+    model.eval()
+    assert_close(logits(compiled), logits(model))
+    torch._dynamo.reset()
+
+
 def test_dora_forgets_the_lengths_of_weights_that_changed() -> None:
     model = learnt(random_model().eval(), "default", KINDS["dora"])
     other = learnt(random_model(gain=1.3).eval(), "default", KINDS["dora"], seed=3)
