@@ -4,15 +4,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datamodules.classification import ClassificationDataModule
     from datamodules.instruction import InstructionDataModule
     from datamodules.preference import PreferenceDataModule
     from datamodules.pretraining import PretrainDataModule
 
-__all__ = ["DataError", "InstructionDataModule", "PreferenceDataModule", "PretrainDataModule"]
+__all__ = [
+    "ClassificationDataModule",
+    "DataError",
+    "InstructionDataModule",
+    "PreferenceDataModule",
+    "PretrainDataModule",
+]
 
 from datamodules.errors import DataError
 
 _HOME = {
+    "ClassificationDataModule": "datamodules.classification",
     "InstructionDataModule": "datamodules.instruction",
     "PreferenceDataModule": "datamodules.preference",
     "PretrainDataModule": "datamodules.pretraining",

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llm.model import GPT, GPTConfig
-    from llm.modules import InstructionModule, LanguageModule, PreferenceModule, PretrainModule
+    from llm.modules import ClassificationModule, InstructionModule, LanguageModule, PreferenceModule, PretrainModule
 
 _HOMES = {
+    "ClassificationModule": "llm.modules",
     "GPT": "llm.model",
     "GPTConfig": "llm.model",
     "InstructionModule": "llm.modules",
@@ -19,7 +20,15 @@ _HOMES = {
     "PretrainModule": "llm.modules",
 }
 
-__all__ = ["GPT", "GPTConfig", "InstructionModule", "LanguageModule", "PreferenceModule", "PretrainModule"]
+__all__ = [
+    "GPT",
+    "ClassificationModule",
+    "GPTConfig",
+    "InstructionModule",
+    "LanguageModule",
+    "PreferenceModule",
+    "PretrainModule",
+]
 
 
 def __getattr__(name: str) -> Any:

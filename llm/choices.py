@@ -4,14 +4,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from datamodules.classification import ClassificationDataModule
 from datamodules.instruction import InstructionDataModule
 from datamodules.preference import PreferenceDataModule
 from datamodules.pretraining import PretrainDataModule
 from llm.configuration import shipped_configs
-from llm.modules import InstructionModule, PreferenceModule, PretrainModule
+from llm.modules import ClassificationModule, InstructionModule, PreferenceModule, PretrainModule
 
-MODULES: tuple[type, ...] = (PretrainModule, InstructionModule, PreferenceModule)
-DATA_MODULES: tuple[type, ...] = (PretrainDataModule, InstructionDataModule, PreferenceDataModule)
+MODULES: tuple[type, ...] = (PretrainModule, ClassificationModule, InstructionModule, PreferenceModule)
+DATA_MODULES: tuple[type, ...] = (
+    PretrainDataModule,
+    ClassificationDataModule,
+    InstructionDataModule,
+    PreferenceDataModule,
+)
 PARTS: Mapping[str, tuple[type, ...]] = {"model": MODULES, "data": DATA_MODULES}
 
 

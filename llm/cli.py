@@ -44,7 +44,7 @@ from llm.logs import set_up_logging
 from llm.metrics_file import MetricsFile
 from llm.modules import LanguageModule
 from llm.ranks import follow_launcher
-from llm.report import of_all_ranks, print_preparation, print_summary, write_row_scores
+from llm.report import of_all_ranks, print_details, print_preparation, print_summary, write_predictions
 from llm.run import newest_checkpoint, newest_run, release_if_empty, reserve_run_folder
 from llm.run_files import RunFiles
 from llm.sample_report import print_samples
@@ -270,8 +270,18 @@ class LabyrinthCLI(LightningCLI):
         predictions = of_all_ranks(predictions, self.trainer)  # type: ignore[arg-type]
         path = Path(self.config.predict.runs) / f"{self.config.predict.name}-rows.csv"
         if self.trainer.is_global_zero:
-            write_row_scores(predictions, model, path)  # type: ignore[arg-type]
+            write_predictions(predictions, self.trainer, path)
             print(path)
+
+    def after_validate(self) -> None:
+        """Tell what a table of scores does not."""
+        if self.trainer.is_global_zero:
+            print_details(self.trainer, self.model, "val")
+
+    def after_test(self) -> None:
+        """The same of what was tested."""
+        if self.trainer.is_global_zero:
+            print_details(self.trainer, self.model, "test")
 
     def after_fit(self) -> None:
         """Say what came out, and what to do next."""

@@ -18,7 +18,9 @@ from torch import Tensor, distributed
 
 from callbacks import Answers, TextSamples, Throughput, TrainingCurve
 from datamodules.corpus.reporting.report import HTML_FILE, JSON_FILE, print_report
-from llm.modules import FineTuneModule, LanguageModule
+from llm.classification_report import print_classification, write_probabilities
+from llm.errors import UserError
+from llm.modules import ClassificationModule, FineTuneModule, LanguageModule
 
 SHOWN_CHARACTERS = 160  # of an answer
 _LABELS = {
@@ -45,6 +47,7 @@ def print_summary(trainer: L.Trainer, module: LanguageModule) -> None:
     if isinstance(module, FineTuneModule) and module.before:
         answers = found.get(Answers)
         console.print(_before_and_after(module, answers if isinstance(answers, Answers) else Answers()))
+    print_details(trainer, module, "val")
     console.print()
     if isinstance(throughput, Throughput):
         rate = throughput.tokens_per_second
@@ -67,6 +70,13 @@ def print_summary(trainer: L.Trainer, module: LanguageModule) -> None:
         prompt = samples.prompts[0] if isinstance(samples, TextSamples) and samples.prompts else "Once"
         command = f"python -m llm generate --checkpoint {shlex.quote(path)} --prompt {shlex.quote(prompt)}"
         console.print(f"next: {command} --max_new_tokens 200", markup=False)
+
+
+def print_details(trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+    """Print what a kind of model has to tell beyond its scores."""
+    if isinstance(module, ClassificationModule) and stage in module.scored:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        print_classification(module, data, stage, Path(trainer.default_root_dir))
 
 
 def _before_and_after(module: FineTuneModule, answers: Answers) -> Group:
@@ -117,8 +127,20 @@ def of_all_ranks(predictions: list[dict[str, Tensor]], trainer: L.Trainer) -> li
     distributed.all_gather_object(places, ((trainer.distributed_sampler_kwargs or {}).get("rank", 0), whole))
     shares = [share for _, share in sorted(dict(places).items())]
     rows = {name: torch.stack([share[name] for share in shares], 1).flatten(0, 1) for name in whole}
-    real = (rows["targets"] >= 0).any(1)
+    real = (rows["targets"] >= 0).any(1) if "targets" in rows else rows["numbers"] >= 0
     return [{name: values[real] for name, values in rows.items()}]
+
+
+def write_predictions(predictions: list[dict[str, Tensor]], trainer: L.Trainer, path: Path) -> None:
+    """Write one line a text: its probabilities where the model classifies, else how well each row is predicted."""
+    module = trainer.lightning_module
+    if isinstance(module, ClassificationModule):
+        write_probabilities(predictions, module, trainer.datamodule, path)  # type: ignore[attr-defined]
+    elif "targets" in predictions[0]:
+        assert isinstance(module, LanguageModule)
+        write_row_scores(predictions, module, path)
+    else:
+        raise UserError("predict writes tables of text and of classes; of preferences, use test")
 
 
 def write_row_scores(predictions: list[dict[str, Tensor]], module: LanguageModule, path: Path) -> None:

@@ -20,6 +20,7 @@ COMMANDS = {
         "make one file of a sharded checkpoint: --checkpoint PATH --output FILE",
     ),
     "generate": ("llm.commands.generate", "continue a prompt: --checkpoint PATH --prompt TEXT"),
+    "classify": ("llm.commands.classify", "tell of which class a text is: --checkpoint PATH --text TEXT"),
     "chat": ("llm.commands.chat", "talk with a model that was trained on conversations: --checkpoint PATH"),
 }
 

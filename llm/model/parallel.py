@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 
@@ -61,6 +61,7 @@ def sharded_gpt(
         fully_shard(block, mesh=data_parallel, mp_policy=policy)
     # The embedding and the head, once a step: in the weights' own dtype, as under ddp.
     fully_shard(model, mesh=data_parallel)
+    register_fsdp_forward_method(model, "hidden")  # for heads of other kinds
     model.to_empty(device=_device(mesh))
     model.init_weights(seed)
     if weights is not None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRSchedulerConfig
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -174,10 +174,15 @@ class LanguageModule(ScoringModule):
         """One optimizer with a rate per role of parameter, and a schedule counted in optimizer steps."""
         assert self.model is not None
         assert self.total_steps is not None
-        optimizer = build_optimizer(self.model, self.hparams, self.hparams["lr"])
+        optimizer = build_optimizer(self.trained(), self.hparams, self.hparams["lr"])
         scheduler = LambdaLR(optimizer, build_schedule(self.hparams, self.total_steps))
         self._group_settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def trained(self) -> nn.Module:
+        """What holds the parameters that are trained; those without gradients are left out."""
+        assert self.model is not None
+        return self.model
 
     def on_fit_start(self) -> None:
         """Train in training mode, also after the module was scored in eval mode; say what begins."""

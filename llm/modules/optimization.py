@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -13,7 +14,7 @@ from llm.optim import MuonAdamW, Role, parameter_groups, warmup_cosine, warmup_l
 from llm.optim.scaling import width_multipliers
 
 
-def build_optimizer(model: GPT, settings: Mapping[str, Any], lr: float) -> MuonAdamW:
+def build_optimizer(model: nn.Module, settings: Mapping[str, Any], lr: float) -> MuonAdamW:
     """One optimizer with a rate and a decay per role of parameter; `lr` is the matrices', and that of all others."""
     method: Literal["muon", "adamw"] = "muon" if settings["optimizer"] == "muon" else "adamw"
     options: dict[Role, dict[str, Any]] = {"matrix": {"method": method, "weight_decay": settings["weight_decay"]}}
@@ -22,6 +23,7 @@ def build_optimizer(model: GPT, settings: Mapping[str, Any], lr: float) -> MuonA
             options[role] = {"lr": settings[f"{role}_lr"]}
     groups = parameter_groups(model, options)
     if settings.get("mup_base_width") is not None:
+        assert isinstance(model, GPT)
         multipliers = width_multipliers(model.config.d_model / settings["mup_base_width"], method)
         for group in groups:
             factor = multipliers[group["role"]]
