@@ -42,6 +42,7 @@ from llm.failure import EndTogether
 from llm.host_memory import keep_freed_memory
 from llm.logs import set_up_logging
 from llm.metrics_file import MetricsFile
+from llm.model import ConfigError
 from llm.modules import LanguageModule
 from llm.ranks import follow_launcher
 from llm.report import of_all_ranks, print_details, print_preparation, print_summary, write_predictions
@@ -291,9 +292,9 @@ class LabyrinthCLI(LightningCLI):
 
 def users_error(error: BaseException | None) -> BaseException | None:
     """The error for the user that `error` was raised from; jsonargparse wraps it in one of its own."""
-    while error is not None and not isinstance(error, (UserError, DataError)):
+    while error is not None and not isinstance(error, (UserError, DataError, ConfigError)):
         error = error.__cause__ or error.__context__
-    return error
+    return UserError(f"model.{error}") if isinstance(error, ConfigError) else error
 
 
 def plain(value: Any) -> Any:
