@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.fine_tuning import write_base
 
 from datamodules import PretrainDataModule
 from llm import GPT, PretrainModule
@@ -19,7 +20,10 @@ class Made(LabyrinthCLI):
         self._release()
 
 
-@pytest.mark.parametrize("name", shipped_configs())
+TUNED = ("classify", "instruct", "prefer")  # from a checkpoint
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_configs() if name not in TUNED])
 def test_shipped_configs_can_be_instantiated(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["llm"])
@@ -31,6 +35,18 @@ def test_shipped_configs_can_be_instantiated(name: str, tmp_path: Path, monkeypa
     with torch.device("meta"):
         GPT(made.model.config)
     assert not list(tmp_path.iterdir()), "nothing is written before a run begins"
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_configs_of_fine_tuning_take_what_they_can_from_the_checkpoint(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["llm"])
+    write_base(tmp_path, context_length=32)
+    made = Made(["fit", "--config", name, "--trainer.accelerator=cpu", "--model.checkpoint=base.ckpt"])
+    assert made.model.config.context_length == made.datamodule.row_tokens == 32
+    assert made.datamodule.tokenizer.to_str() == (tmp_path / "tokenizer.json").read_text()
 
 
 @pytest.mark.parametrize("path", shipped_configs().values(), ids=lambda path: path.stem)

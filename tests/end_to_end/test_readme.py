@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.command_line import environment, write_texts
+from support.fine_tuning import write_base
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -22,6 +23,7 @@ SHORT = [
     "--data.tokenizer_sample_bytes=200000",
     "--trainer.accelerator=cpu",
 ]
+TUNED = ["--trainer.max_steps=2", "--trainer.accelerator=cpu"]  # the same for what begins with a checkpoint
 
 
 def blocks(language: str) -> list[str]:
@@ -43,6 +45,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with gzip.open(folder / "more.jsonl.gz", "wt") as file:
         file.writelines(json.dumps({"text": f"Row {number} of more text."}) + "\n" for number in range(100))
     (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
+    (folder / "runs/quickstart/checkpoints").mkdir(parents=True)
+    write_base(folder, context_length=256).rename(folder / "runs/quickstart/checkpoints/best.ckpt")
     return folder
 
 
@@ -51,11 +55,19 @@ def test_the_readme_has_commands():
     assert len(blocks("python")) == 3
 
 
-@pytest.mark.parametrize("command", [c for c in commands() if "benchmarks/" not in c])
+def timed(command: str) -> object:
+    """What fine-tunes on the whole library, or needs what that leaves, takes longer than the fast suite allows."""
+    tuned = any(word in command.replace("/", " ").split() for word in ("classify", "instruct", "prefer"))
+    return pytest.param(command, marks=pytest.mark.slow) if tuned else command
+
+
+@pytest.mark.parametrize("command", [timed(c) for c in commands() if "benchmarks/" not in c])
 def test_commands_run(command: str, folder: Path):
     words = shlex.split(command)
     assert words[0] == "python"
-    short = SHORT if "fit" in words and not any("help" in word for word in words) else []
+    short = [] if "fit" not in words or any("help" in word for word in words) else SHORT
+    if short and {"instruct", "prefer", "classify"} & set(words):
+        short = TUNED
     done = subprocess.run(
         [sys.executable, *words[1:], *short], cwd=folder, env=environment(), capture_output=True, text=True, timeout=300
     )
