@@ -25,7 +25,7 @@ class Documented(NamedTuple):
 
     name: str
     kind: str  # function, method or class
-    signature: str  # dedent(text); empty for a class without a constructor of its own
+    signature: str  # dedent(text); empty for a class, and where it is long
     summary: str
     module: str
     source: str  # file:line, without the folder of the library
@@ -92,8 +92,8 @@ def _documented(
     if node.name.startswith("_") or not SHORTEST <= len(summary) <= LONGEST:
         return
     signature = "" if isinstance(node, ast.ClassDef) else f"{node.name}({ast.unparse(node.args)})"
-    if len(signature) <= LONGEST_SIGNATURE:
-        yield Documented(name, kind, signature, summary, module, f"{file}:{node.lineno}")
+    signature = signature if len(signature) <= LONGEST_SIGNATURE else ""
+    yield Documented(name, kind, signature, summary, module, f"{file}:{node.lineno}")
 
 
 def first_sentence(docstring: str) -> str:
