@@ -81,6 +81,17 @@ def test_an_adapter_of_another_model_is_refused(folder: Path, tmp_path: Path):
         open_with_adapters(str(folder / "base.ckpt"), [str(folder / "one.ckpt")] * 2)
 
 
+def test_an_adapter_is_exported_for_peft_and_comes_back(folder: Path):
+    done = llm("export", "--checkpoint=one.ckpt", "--to=peft", "--output=for-peft", folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert "verified: read back" in done.stdout
+    model, _, _ = open_with_adapters(str(folder / "base.ckpt"), [str(folder / "for-peft")])
+    tokens = torch.arange(20)[None]
+    assert torch.allclose(model(tokens), logits(folder, "one"), atol=1e-4)
+    done = llm("export", "--checkpoint=base.ckpt", "--to=peft", "--output=nothing", folder=folder)
+    assert_one_sentence(done.returncode, done.stderr, 1, "holds a whole model and no adapter: write it with --to hf")
+
+
 def test_in_a_pipe_each_line_is_a_message(folder: Path):
     flags = ["--checkpoint=base.ckpt", "--max_new_tokens=5", "--seed=1", "--adapter=one.ckpt"]
     done = llm("chat", *flags, folder=folder, input="sum of 1 and 2?\n\nagain?\n")
