@@ -206,7 +206,7 @@ class InstructionDataModule(FineTuneDataModule):
             shown = self.tokenizer.decode(rows.store[0].ids[:200].tolist())
             raise DataError(
                 f"nothing is to be learnt: no token of any conversation is a target (train_on is {self.train_on}); the "
-                f"first one is {shown!r}"
+                f"first one, with 0 of {len(rows.store[0].ids)} tokens to be learnt, is {shown!r}"
             )
         super().setup(stage)
 

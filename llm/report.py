@@ -21,6 +21,7 @@ from datamodules.corpus.reporting.report import HTML_FILE, JSON_FILE, print_repo
 from llm.classification_report import print_classification, write_probabilities
 from llm.errors import UserError
 from llm.modules import ClassificationModule, FineTuneModule, LanguageModule
+from llm.sample_report import print_splits
 
 SHOWN_CHARACTERS = 160  # of an answer
 _LABELS = {
@@ -96,8 +97,12 @@ def _before_and_after(module: FineTuneModule, answers: Answers) -> Group:
 
 
 def print_preparation(summary: dict[str, Any]) -> None:
-    """Print what `PretrainDataModule.prepare` made or found: the report of the corpus, then tokens and tokenizer."""
+    """Print what a data module made or found: of a corpus its report, then tokens and tokenizer; else its splits."""
     console = Console(highlight=False, soft_wrap=True)
+    if "documents_folder" not in summary:
+        print_splits(summary, console)
+        console.print(f"{'reused' if summary['reused'] else 'made'}: {summary['folder']}")
+        return
     folder = Path(summary["documents_folder"])
     print_report(json.loads((folder / JSON_FILE).read_text(encoding="utf-8")), console)
     table = Table(title=summary["folder"], title_justify="left")

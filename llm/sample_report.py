@@ -24,6 +24,11 @@ def print_samples(data: Any, n: int) -> None:
             Text(f"── {sample.title}: {len(sample.ids):,} tokens, {learnt:,} of them to be learnt ──", style="dim")
         )
         console.print(decoded(sample, data.tokenizer, marks=not console.is_terminal or console.no_color))
+    print_splits(told, console)
+
+
+def print_splits(told: dict[str, Any], console: Console) -> None:
+    """What a manifest says of each split."""
     splits = {name: counts for name, counts in told.get("splits", {}).items() if counts}
     if splits:
         console.print()

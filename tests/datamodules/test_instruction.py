@@ -216,6 +216,16 @@ def test_settings_that_cannot_be_are_one_sentence(folder: Path):
         build(folder, global_batch_tokens=6400)
 
 
+def test_nothing_to_be_learnt_is_refused_with_a_sample(folder: Path):
+    data = build(folder)
+    path = data.artefact.folder / "train-is_target.npy"
+    np.save(path, np.zeros_like(np.load(path)))
+    with pytest.raises(
+        DataError, match=r"nothing is to be learnt: .* with 0 of \d+ tokens to be learnt, is '<.endofte"
+    ):
+        data.setup("fit")
+
+
 def test_a_conversation_reads_back_as_it_was_rendered():
     record = {"messages": [{"role": role, "content": role} for role in ("system", "user", "assistant")]}
     rendered = render(TOKENIZER, conversation_of(record))

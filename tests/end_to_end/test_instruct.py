@@ -103,6 +103,13 @@ def test_show_marks_what_is_learnt(folder: Path):
     assert not (folder / "runs/run").exists()
 
 
+def test_prepare_makes_the_rows_alone(folder: Path):
+    flags = [flag for flag in COMMON if flag.startswith(("--model", "--data"))]
+    done = llm("prepare", *flags, folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert "reused: data/conversations-" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "told"),
     [
