@@ -30,7 +30,7 @@ def print_classification(module: ClassificationModule, data: Any, stage: str, fo
     figures = {"this model": score(logits, labels, temperature), **_baselines(data, split, labels)}
     classes = per_class(logits, labels)
     matrix = None if module.multi_label else confusion(logits, labels)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, width=max(110, Console().width))
     console.print(_table(figures, f"\n{split}: {len(labels):,} texts"))
     if LINEAR not in figures and not module.multi_label:
         console.print(INSTALL, markup=False)
