@@ -17,12 +17,15 @@ from llm.run import find_checkpoint
 
 @dataclass
 class Base:
-    """The model of a checkpoint from which a run begins: its shape, its tokenizer's JSON, and where its weights are."""
+    """The model of a checkpoint from which a run begins: its shape, its tokenizer's JSON, and where its weights are.
+
+    The fingerprint is that of the data of its pretraining, however often it was tuned since.
+    """
 
     path: Path
     config: GPTConfig
     tokenizer: str
-    data_fingerprint: str | None
+    pretraining_fingerprint: str | None
 
     def weights(self) -> dict[str, Tensor]:
         """The weights by their names in the GPT, mapped from a file; of an adapter, with it merged."""
@@ -33,7 +36,8 @@ def open_base(path: Path) -> Base:
     """What a checkpoint, or the best one of a run's folder, says of its model; UserError where it holds none."""
     path = find_checkpoint(path)
     contents = read_checkpoint(path, without=TENSORS)["labyrinth"]
-    return Base(path, GPTConfig.from_dict(contents["gpt"]), contents["tokenizer"], contents["data_fingerprint"])
+    pretraining = contents.get("pretraining_fingerprint") or contents["data_fingerprint"]
+    return Base(path, GPTConfig.from_dict(contents["gpt"]), contents["tokenizer"], pretraining)
 
 
 def fill_from_base(options: Namespace, written: Namespace) -> None:
@@ -54,7 +58,7 @@ def fill_from_base(options: Namespace, written: Namespace) -> None:
     for name in ("context_length", "max_length"):
         if name in data and name not in mine:
             data[name] = base.config.context_length
-    tokens = cache_dir / f"tokens-{base.data_fingerprint}"
+    tokens = cache_dir / f"tokens-{base.pretraining_fingerprint}"
     if "base_tokens" in data and "base_tokens" not in mine and (tokens / MANIFEST).is_file():
         data.base_tokens = str(tokens)
 

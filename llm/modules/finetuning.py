@@ -120,7 +120,8 @@ class FineTuneModule(LanguageModule):
         """As in LanguageModule, with the scores before the first step, and how conversations are rendered."""
         super().on_save_checkpoint(checkpoint)
         template = getattr(self.trainer.datamodule, "chat_template", None)  # type: ignore[attr-defined]
-        checkpoint["labyrinth"] |= {"before": self.before, "chat_template": template}
+        told = {"before": self.before, "chat_template": template}
+        checkpoint["labyrinth"] |= {**told, "pretraining_fingerprint": self.base.pretraining_fingerprint}
         if self.lora is not None:
             checkpoint["state_dict"] = self.kept(checkpoint["state_dict"])
             checkpoint["labyrinth"]["adapter"] = {

@@ -49,6 +49,7 @@ def test_a_run_shows_what_it_was_before_and_after_and_can_be_used(folder: Path):
     assert asked[0]["question"].startswith("<|endoftext|><|user|>sum of ")
     checkpoint = torch.load(folder / "runs/one/checkpoints/best.ckpt", weights_only=True)
     assert "{% for message in messages %}" in checkpoint["labyrinth"]["chat_template"]
+    assert checkpoint["labyrinth"]["pretraining_fingerprint"] == "0123456789abcdef"  # what it may forget
     done = llm("generate", "--checkpoint=runs/one", "--prompt=sum", "--max_new_tokens=5", folder=folder)
     assert done.returncode == 0, done.stderr
     tuned = llm("fit", *COMMON, "--model.checkpoint=runs/one", "--trainer.max_steps=1", "--name=on", folder=folder)
