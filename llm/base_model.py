@@ -1,5 +1,6 @@
 """The model of a checkpoint, as what a run of fine-tuning begins with."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,14 @@ def fill_from_base(options: Namespace, written: Namespace) -> None:
     tokens = cache_dir / f"tokens-{base.pretraining_fingerprint}"
     if "base_tokens" in data and "base_tokens" not in mine and (tokens / MANIFEST).is_file():
         data.base_tokens = str(tokens)
+
+
+def stand_in_for_base(options: Namespace, checkpoint: Mapping[str, Any], path: str) -> None:
+    """Where the model that a run began with is gone, let the run's own checkpoint stand for it, if it is whole."""
+    settings = options.model.init_args
+    given = settings.get("checkpoint")
+    if given is not None and not Path(given).exists() and "adapter" not in checkpoint["labyrinth"]:
+        settings.checkpoint = path
 
 
 def _kept_tokenizer(content: str, cache_dir: Path) -> Path:

@@ -30,7 +30,7 @@ from datamodules.artefacts import UNWRITABLE
 from datamodules.errors import DataError
 from llm.argument_errors import null_option
 from llm.argument_parser import ArgumentParser
-from llm.base_model import fill_from_base
+from llm.base_model import fill_from_base, stand_in_for_base
 from llm.batch import fill_batch
 from llm.checkpoint import TENSORS, read_checkpoint
 from llm.checkpoint_io import BackgroundCheckpointIO
@@ -129,7 +129,8 @@ class LabyrinthCLI(LightningCLI):
                     "the best one of the newest run of this name"
                 )
             return
-        hyperparameters = read_checkpoint(Path(path), without=TENSORS).get("hyper_parameters", {})
+        checkpoint = read_checkpoint(Path(path), without=TENSORS)
+        hyperparameters = checkpoint.get("hyper_parameters", {})
         saved = {key: plain(value) for key, value in hyperparameters.items() if key not in _NOT_FROM_CHECKPOINT}
         written = self.parser.parse_args(self.arguments, defaults=False)[self.config.subcommand]
         mine = written.get("model", Namespace()).get("init_args", Namespace())
@@ -138,6 +139,7 @@ class LabyrinthCLI(LightningCLI):
                 options.model.init_args[key] = value
             elif plain(mine[key]) != value:
                 print(f"model.{key}: {plain(mine[key])!r} as written, not {value!r} as in the checkpoint")
+        stand_in_for_base(options, checkpoint, path)
 
     # ---- what the parser lets pass -----------------------------------------------------------------------------
 

@@ -62,6 +62,16 @@ def test_data_follow_the_checkpoint(folder: Path):
     assert "context 64" in llm("fit", *COMMON, "--trainer.max_steps=1", "--name=ctx", folder=folder).stderr
 
 
+def test_a_tuned_model_is_scored_without_the_one_that_it_began_with(folder: Path):
+    flags = ["--ckpt_path=runs/one/checkpoints/step-00000024.ckpt", "--name=score", "--data.eval_batch_size=3"]
+    moved = [flag.replace("base.ckpt", "gone.ckpt") for flag in COMMON]
+    done = llm("validate", *moved, *flags, folder=folder)
+    assert done.returncode == 0, done.stderr
+    with (folder / "runs/one/metrics.csv").open() as file:
+        logged = [row["val_loss"] for row in csv.DictReader(file) if row["val_loss"]]
+    assert logged[-1][:6] in done.stdout
+
+
 @pytest.mark.slow
 def test_interrupted_and_resumed_it_is_the_run_that_was_not(folder: Path):
     path = "runs/one/checkpoints/step-00000020.ckpt"
