@@ -45,10 +45,9 @@ from llm.metrics_file import MetricsFile
 from llm.model import ConfigError
 from llm.modules import LanguageModule
 from llm.ranks import follow_launcher
-from llm.report import of_all_ranks, print_details, print_preparation, print_summary, write_predictions
+from llm.report import of_all_ranks, print_details, print_summary, write_predictions
 from llm.run import newest_checkpoint, newest_run, release_if_empty, reserve_run_folder
 from llm.run_files import RunFiles
-from llm.sample_report import print_samples
 
 # Those that have settings on the command line, and their names there.
 CALLBACKS: dict[str, type[L.Callback]] = {
@@ -306,21 +305,6 @@ def plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-class DataCLI(LabyrinthCLI):
-    """The command line of `fit`, of which only the data module is made."""
-
-    def before_instantiate_classes(self) -> None:
-        """There is no run, so no folder."""
-        self.fill_in()
-
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """There is no trainer."""
-        return None
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """What is to be done with the data is the command's own."""
-
-
 def main(arguments: list[str]) -> int:
     """Run `fit`, `validate`, `test` or `predict`, and return the exit code."""
     set_up_logging()
@@ -329,18 +313,3 @@ def main(arguments: list[str]) -> int:
         return LabyrinthCLI(arguments).exit_code
     except (MisconfigurationException, Diverged) as error:
         raise UserError(" ".join(str(error).split())) from error
-
-
-def prepare(arguments: list[str]) -> int:
-    """Prepare the data of a configuration, print what there is, and return the exit code."""
-    set_up_logging()
-    print_preparation(DataCLI(["fit", *arguments]).datamodule.prepare())
-    return 0
-
-
-def show(arguments: list[str], n: int) -> int:
-    """Print `n` samples of what a configuration trains on, and return the exit code."""
-    set_up_logging()
-    data = DataCLI(["fit", *arguments]).datamodule
-    print_samples(data, n)
-    return 0

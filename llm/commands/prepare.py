@@ -17,6 +17,8 @@ def main(arguments: list[str]) -> int:
         options.add_argument("--data.KEY", metavar="VALUE", help="a setting of the data module")
         options.print_help()
         return 0
-    from llm.cli import prepare
+    from llm.commands.data_cli import data_module
+    from llm.report import print_preparation
 
-    return prepare(arguments[1:])
+    print_preparation(data_module(arguments[1:]).prepare())
+    return 0

@@ -25,9 +25,11 @@ def main(arguments: list[str]) -> int:
         print("error: python -m llm show: give the configuration with --config FILE", file=sys.stderr)
         return 2
 
-    from llm.cli import show
+    from llm.commands.data_cli import data_module
+    from llm.sample_report import print_samples
 
-    return show(rest, options.n)
+    print_samples(data_module(rest), options.n)
+    return 0
 
 
 def _own_and_others(arguments: list[str]) -> tuple[list[str], list[str]]:
