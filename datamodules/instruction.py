@@ -131,7 +131,8 @@ class InstructionDataModule(FineTuneDataModule):
             if rendered_ones:
                 store = ConversationStore.of(rendered_ones)
                 store.save(folder, split)
-                told[split] = {**counts.of(split), **self._measured(split, store)}
+                others = {what: n for what, n in counts.of(split).items() if what != "whole"}
+                told[split] = {**self._measured(split, store), **others}
         return {"splits": told}
 
     def _conversations(self, counts: SplitCounts) -> Iterator[tuple[Split, list[Conversation]]]:
@@ -185,7 +186,16 @@ class InstructionDataModule(FineTuneDataModule):
             f"{rows:,}",
             100 * full,
         )
-        return {"conversations": len(store), "tokens": len(store.ids), "targets": targets, "rows": rows, "full": full}
+        lengths = np.diff(store.offsets)
+        return {
+            "conversations": len(store),
+            "tokens": len(store.ids),
+            "targets": targets,
+            "mean_length": float(lengths.mean()),
+            "longest": int(lengths.max()),
+            "rows": rows,
+            "full": full,
+        }
 
     # What training reads.
 

@@ -5,15 +5,15 @@ from llm.configuration import shipped_configs
 # Command -> the module whose `main(arguments)` runs it, and what the help says of it.
 COMMANDS = {
     "fit": ("llm.cli", "train a model: --config FILE [--key value ...]"),
-    "validate": ("llm.cli", "score a checkpoint on the validation text"),
-    "test": ("llm.cli", "score a checkpoint, once more, under the name of test"),
-    "predict": ("llm.cli", "write the loss of every row of validation text as a table"),
+    "validate": ("llm.cli", "score a checkpoint on what is held out for validation"),
+    "test": ("llm.cli", "score a checkpoint on what is kept for test, or on validation once more"),
+    "predict": ("llm.cli", "write a table: the loss of every row of text, or the classes of texts"),
     "prepare": ("llm.commands.prepare", "make the corpus, tokenizer and token store of a config, and stop"),
     "show": ("llm.commands.show", "show what a config trains on, token by token: --config FILE --n 3"),
     "import": ("llm.commands.import_", "make a checkpoint of pretrained weights: --from FOLDER --output PATH"),
     "export": (
         "llm.commands.export",
-        "write a model for other programs: --checkpoint PATH --to hf|gguf --output FOLDER",
+        "write a model for other programs: --checkpoint PATH --to hf|gguf|peft --output FOLDER",
     ),
     "consolidate": (
         "llm.commands.consolidate",
