@@ -139,7 +139,7 @@ def _place_in_array(path: Path, text: str, wanted: int) -> str:
 
 
 def _rows_of_table(path: Path, text: str, delimiter: str) -> Iterator[Row]:
-    csv.field_size_limit(len(text) + 1)
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # one limit for the whole process: only ever raised
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     begins = 1
     try:

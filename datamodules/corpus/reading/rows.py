@@ -74,38 +74,45 @@ def read_table(path: Path, delimiter: str, options: ReadOptions) -> Iterator[Rec
     """The rows below the header; the key is the number of the row from 0.
 
     The file is read whole from its start: a cell can hold line ends, so only a reader from the start knows where a
-    row begins. For the same reason a line of over `record_bytes` ends it with an error instead of one bad row.
+    row begins. For the same reason a line or a row of over `record_bytes` ends it with an error instead of one bad row.
 
     Raises:
         DataError: for a header without the text field, and where a row's end cannot be told.
     """
-    csv.field_size_limit(options.record_bytes)  # the module's own 128 KiB are too few; it has one limit for all
-    replaced = 0
+    # The module's own 128 KiB are too few. It has one limit for the whole process, so it is only ever raised.
+    csv.field_size_limit(max(csv.field_size_limit(), options.record_bytes))
+    replaced = row_bytes = 0
     ended = False
 
     def decoded() -> Iterator[str]:
-        nonlocal replaced, ended
+        nonlocal replaced, row_bytes, ended
         for offset, line in lines(file, path, options.record_bytes):
             if line is None:
                 raise DataError(
                     f"{printable(path)} line {line_number(path, offset)} is longer than {options.record_bytes:,} "
                     "bytes; split it or leave the file out"
                 )
+            row_bytes += len(line)
+            if row_bytes > options.record_bytes:
+                raise DataError(
+                    f"{printable(path)} line {begins} begins a row of over {options.record_bytes:,} bytes (a quote "
+                    "that never closes?); mend it or leave the file out"
+                )
             text, slips = decode(line, options.encoding_errors, partial(_whole_place, path, offset))
             replaced += slips
             yield text.removeprefix("\ufeff") if offset == 0 else text
         ended = True
 
+    begins = 1  # the line where the row at hand does
     with open_range(path, None) as file:
         rows = csv.reader(decoded(), delimiter=delimiter)
-        begins = 1  # the line where the row at hand does
         try:
             header: list[str] = next(filter(None, rows), [])  # blank lines are no rows
             demand_field(header, f"the header of {printable(path)}", options.text_field)
             column = header.index(options.text_field)
             if ended:
                 raise _never_closed(path, begins)
-            begins = rows.line_num + 1
+            begins, row_bytes = rows.line_num + 1, 0
             for number, row in enumerate(rows):
                 if ended:  # the reader asked for one more line to end this row, and there was none
                     raise _never_closed(path, begins)
@@ -115,7 +122,7 @@ def read_table(path: Path, delimiter: str, options: ReadOptions) -> Iterator[Rec
                 elif row:
                     place = partial("at line {}".format, begins)
                     yield bad(number, "column_count", place, f"{len(row)} columns instead of {len(header)}")
-                begins = rows.line_num + 1
+                begins, row_bytes = rows.line_num + 1, 0
         except csv.Error as error:
             raise DataError(
                 f"{printable(path)} line {begins} is not a row ({error}); mend it or leave it out"

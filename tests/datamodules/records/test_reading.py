@@ -1,5 +1,6 @@
 """Records of every format and form, and the place of each that is wrong."""
 
+import csv
 import gzip
 import json
 from pathlib import Path
@@ -94,6 +95,13 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path: Path, name: str, content:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=told):
         list(read_rows(str(tmp_path / name)))
+
+
+def test_a_table_leaves_the_tables_of_others_readable(tmp_path: Path):
+    (tmp_path / "long.csv").write_text("a\n" + "x" * 200_000 + "\n")
+    (tmp_path / "short.csv").write_text("a\n1\n")
+    assert len(list(read_rows([str(tmp_path / "long.csv"), str(tmp_path / "short.csv")]))) == 2
+    assert list(csv.reader(["y" * 200_000])) == [["y" * 200_000]]
 
 
 def test_a_source_that_is_not_there_is_named(tmp_path: Path):

@@ -136,7 +136,7 @@ def test_an_endless_line_of_csv(tmp_path: Path, as_input: MakeInput) -> None:
     with pytest.raises(DataError, match=r"a\.csv line 3 is longer than 1,000 bytes; split it"):
         read(as_input(tmp_path / "a.csv"), record_bytes=1000)
     (tmp_path / "a.csv").write_bytes(b'text\none\n"never closed\n' + b"more\n" * 1000)
-    with pytest.raises(DataError, match=r"a\.csv line \d+ is not a row \(field larger than field limit"):
+    with pytest.raises(DataError, match=r"a\.csv line 3 begins a row of over 1,000 bytes"):
         read(as_input(tmp_path / "a.csv"), record_bytes=1000)
 
 
