@@ -127,6 +127,7 @@ def _on_ray(tasks: dict[int, Task]) -> Generator[str, None, None]:
         import daft
         import daft.pickle
         import ray
+        import ray.exceptions
     except ImportError:
         raise DataError("engine ray needs Ray and Daft: pip install 'labyrinth-llm[ray]'") from None
     for name in ("daft", "daft_local_execution"):  # they tell of errors that we tell of, and of every operator
@@ -141,7 +142,7 @@ def _on_ray(tasks: dict[int, Task]) -> Generator[str, None, None]:
     try:
         for row in finished:
             yield row["done"]
-    except RuntimeError as error:  # what Daft raises when a worker is gone
+    except (RuntimeError, ray.exceptions.RayError) as error:  # Daft's and Ray's own, when a worker is gone
         raise WorkerDiedError(str(error)) from error
     finally:
         finished.close()

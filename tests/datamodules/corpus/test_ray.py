@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("ray", reason="no Ray for this Python")
 
 PROGRAM = """
-import sys, threading
+import sys, threading, time
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
@@ -27,9 +27,11 @@ node = cluster.add_node(num_cpus=1)
 ray.init(address=cluster.address, log_to_driver=False)
 print("DIGEST", digest(Engine("ray"), "whole"), flush=True)
 def kill():
+    while not list(Path(sys.argv[2], "maimed").glob("work/sign-*/*")):
+        time.sleep(0.01)
     cluster.remove_node(node, allow_graceful=False)
     print("KILLED", flush=True)
-threading.Timer(1.0, kill).start()
+threading.Thread(target=kill, daemon=True).start()
 print("DIGEST", digest(Engine("ray"), "maimed"), flush=True)
 """
 
@@ -38,7 +40,7 @@ print("DIGEST", digest(Engine("ray"), "maimed"), flush=True)
 def test_a_cluster_gives_the_same_documents_and_survives_the_death_of_a_node(tmp_path: Path) -> None:
     source = tmp_path / "texts.jsonl"
     words = ["lorem", "ipsum", "dolor", "sit", "amet", "elit", "sed"]
-    texts = (" ".join(words[(n * k * k + k) % 7] + str(n * k % 97) for k in range(200)) for n in range(3000))
+    texts = (" ".join(words[(n * k * k + k) % 7] + str(n * k % 97) for k in range(200)) for n in range(9000))
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(source), str(tmp_path)], capture_output=True, text=True, timeout=300
