@@ -1,4 +1,4 @@
-"""Useful tokens/s of instruction tuning against TRL's SFTTrainer, padded as shipped and packed, in one run.
+"""Useful tokens/s of instruction tuning against TRL's SFTTrainer, as shipped and packed, in one run.
 
     python benchmarks/finetune.py RECORDS --peers DIR [--tokenizer FOLDER] [--rounds 3] [--epochs 2] [--threads 2]
 
@@ -9,9 +9,11 @@ version of torch that runs here:
 
 FOLDER holds a tokenizer (such as GPT-2's encoder.json and vocab.bpe); without it one of 2,048 tokens is trained on the
 records. All begin with the same random weights (a Llama, which TRL opens as a folder of transformers), take the same
-records and learn the same answers. Useful are the tokens that are learnt: targets, neither padding nor prompts. TRL
-keeps its own batch of 8 records, or 8 rows where it packs, with rows as long as ours; ours is 8 rows as well. Each
-process is timed from the end of its third step on. Rounds alternate, and medians count.
+records and learn the same answers. TRL runs three times: padded and packed in 32 bit, like ours, and as shipped, padded
+in bfloat16 with activations computed again, beside ours in bfloat16. Useful are the tokens that are learnt: targets,
+neither padding nor prompts. TRL keeps its own batch of 8 records, or 8 rows where it packs, with rows as long as ours;
+ours is 8 rows as well, and all have AdamW. Each process is timed from the end of its third step on. Rounds alternate,
+and medians count.
 """
 
 import argparse
@@ -47,7 +49,12 @@ SHAPES: dict[str, dict[str, Any]] = {
     "small": {"n_layers": 4, "d_model": 256, "n_heads": 4},
     "wide": {"n_layers": 6, "d_model": 384, "n_heads": 6},
 }
-WAYS = ("Labyrinth", "TRL, padded", "TRL, packed")
+OURS = {"Labyrinth": "32-true", "Labyrinth in bf16": "bf16-mixed"}
+PEERS = {  # the way of the peer's program, and ours in the same precision
+    "TRL, padded": ("padded", "Labyrinth"),
+    "TRL, packed": ("packed", "Labyrinth"),
+    "TRL as shipped (padded, bf16, recomputing)": ("shipped", "Labyrinth in bf16"),
+}
 
 
 def main() -> None:
@@ -60,9 +67,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--ours", type=Path, help=argparse.SUPPRESS)  # a round of ours, in a process of its own
+    parser.add_argument("--precision", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.ours:
-        print(json.dumps(train(arguments.ours, arguments.epochs, arguments.threads)))
+        print(json.dumps(train(arguments.ours, arguments.epochs, arguments.threads, arguments.precision)))
         return
     with tempfile.TemporaryDirectory() as folder:
         Console(width=120).print(compare(arguments, Path(folder)))
@@ -71,7 +79,7 @@ def main() -> None:
 def compare(arguments: argparse.Namespace, folder: Path) -> Table:
     """Time every contestant in turn."""
     prepare(folder, arguments.records, arguments.shape, arguments.tokenizer)
-    ways = WAYS if arguments.peers else WAYS[:1]
+    ways = [*OURS, *(PEERS if arguments.peers else ())]
     found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     for _ in range(arguments.rounds):
         for way in ways:
@@ -82,19 +90,24 @@ def compare(arguments: argparse.Namespace, folder: Path) -> Table:
         table.add_column(name, justify="right" if name else "left")
     for way, runs in found.items():
         useful = statistics.median(run["targets"] / run["seen"] for run in runs)
-        table.add_row(way, f"{rates[way]:,.0f}", f"{rates[WAYS[0]] / rates[way]:.2f} x", f"{useful:.1%}")
+        table.add_row(
+            way,
+            f"{rates[way]:,.0f}",
+            f"{rates[PEERS[way][1] if way in PEERS else way] / rates[way]:.2f} x",
+            f"{useful:.1%}",
+        )
     return table
 
 
 def timed(way: str, folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
     """One run of a contestant, in a process of its own."""
-    if way == WAYS[0]:
-        rest = ["--epochs", str(arguments.epochs), "--threads", str(arguments.threads)]
+    if way in OURS:
+        rest = ["--epochs", str(arguments.epochs), "--threads", str(arguments.threads), "--precision", OURS[way]]
         command = [sys.executable, __file__, arguments.records, "--ours", str(folder), *rest]
     else:
         numbers = [arguments.epochs, arguments.threads, ROW_TOKENS, WARM_UP]
         python = arguments.peers / "trl" / "bin" / "python"
-        command = [str(python), str(PEER), str(folder), way.rpartition(" ")[2], *map(str, numbers)]
+        command = [str(python), str(PEER), str(folder), PEERS[way][0], *map(str, numbers)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{way} failed:\n{done.stderr[-3000:]}")
@@ -140,7 +153,7 @@ class Clock(L.Callback):
         self.seconds = time.perf_counter() - self.start
 
 
-def train(folder: Path, epochs: int, threads: int) -> dict[str, float]:
+def train(folder: Path, epochs: int, threads: int, precision: Any) -> dict[str, float]:
     """Our run."""
     torch.set_num_threads(threads)
     keep_freed_memory()
@@ -156,7 +169,14 @@ def train(folder: Path, epochs: int, threads: int) -> dict[str, float]:
     )
     module = InstructionModule(str(folder / "base.ckpt"), lr=2e-5)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = L.Trainer(max_epochs=epochs, accelerator="cpu", enable_model_summary=False, callbacks=[clock], **quiet)  # type: ignore[arg-type]
+    trainer = L.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        precision=precision,
+        enable_model_summary=False,
+        callbacks=[clock],
+        **quiet,
+    )  # type: ignore[arg-type]
     trainer.fit(module, datamodule=data)
     return {"seconds": clock.seconds, **clock.tokens}
 

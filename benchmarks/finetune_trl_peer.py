@@ -1,6 +1,6 @@
 """TRL's SFTTrainer on the same model and records; run by benchmarks/finetune.py in an environment of TRL's own.
 
-    python finetune_trl_peer.py FOLDER {padded,packed} EPOCHS THREADS ROW_TOKENS WARM_UP
+    python finetune_trl_peer.py FOLDER {shipped,padded,packed} EPOCHS THREADS ROW_TOKENS WARM_UP
 
 FOLDER is a model of transformers with its tokenizer, and `records.jsonl` beside it. Prints one line of JSON: seconds of
 the steps after the warm-up, and the tokens in them.
@@ -43,6 +43,7 @@ def main() -> None:
           "completion": [{"role": "assistant", "content": r["completion"]}]} for r in records]
     )  # fmt: skip
     packing = {"packing": True, "max_length": row_tokens} if way == "packed" else {"max_length": row_tokens}
+    own = {} if way == "shipped" else {"bf16": False, "gradient_checkpointing": False}  # shipped: both are True
     clock = Clock(warm_up)
     tokens = {"seen": 0, "targets": 0}
 
@@ -58,7 +59,7 @@ def main() -> None:
         model=model,
         args=SFTConfig(
             output_dir=str(folder / "trl"), num_train_epochs=epochs, use_cpu=True, report_to=[], save_strategy="no",
-            logging_strategy="no", disable_tqdm=True, bf16=False, gradient_checkpointing=False, **packing,
+            logging_strategy="no", disable_tqdm=True, **own, **packing,
         ),
         train_dataset=data,
         processing_class=tokenizer,

@@ -40,6 +40,21 @@ def test_every_kernel_gives_what_the_mask_gives(window: int | None, packed: bool
         torch.testing.assert_close(ours, reference, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("mixed_precision", [False, True])
+def test_short_documents_in_bfloat16_are_as_exact_as_their_inputs(mixed_precision: bool) -> None:
+    results = []
+    for dtype in (torch.bfloat16, torch.float64):
+        inputs = [heads(4, seed).detach().bfloat16().to(dtype).requires_grad_() for seed in (0, 1, 2)]
+        with torch.autocast("cpu", enabled=mixed_precision and dtype == torch.bfloat16):
+            mixed = attend(*inputs, documents=Documents(IDS))
+        assert mixed.dtype == dtype
+        mixed.backward(torch.linspace(-1, 1, mixed.numel()).bfloat16().to(dtype).view_as(mixed))
+        results.append([tensor.double() for tensor in (mixed, *(each.grad for each in inputs))])
+    for ours, exact in zip(*results, strict=True):
+        # Rounded once, at the end: the kernel in bfloat16 is off by ten times as much.
+        torch.testing.assert_close(ours, exact, rtol=2**-8, atol=1e-4)
+
+
 def test_the_mask_is_what_its_definition_says() -> None:
     query, key, value = heads(4, 0), heads(4, 1), heads(4, 2)
     got = masked_attention(query, key, value, window=3, documents=Documents(IDS))
