@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from datamodules.records.labelled import labelled_of, stratified, without_duplic
 from datamodules.records.reading import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
+COLUMNS = ["label", "text"]  # it has no header
 FRACTIONS = (0.1, 0.2)  # of validation and test
 SHOWN = ("accuracy", "f1", "macro_f1", "auroc", "ece", "ece_scaled")
 
@@ -44,20 +46,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = (arguments.work or Path(folder)).resolve()
         work.mkdir(parents=True, exist_ok=True)
-        write_messages(arguments.messages, work / "sms.jsonl")
+        shutil.copy(arguments.messages, work / "sms.tsv")
         for seed in range(arguments.seeds):
             Console(width=120).print(one_split(seed, arguments, work))
 
 
-def write_messages(path: Path, target: Path) -> None:
-    """The messages as JSON lines: `label` and `text`."""
-    rows = [line.split("\t", 1) for line in path.read_text(encoding="utf-8").splitlines() if "\t" in line]
-    target.write_text("".join(json.dumps({"label": label, "text": text}) + "\n" for label, text in rows))
-
-
 def one_split(seed: int, arguments: argparse.Namespace, work: Path) -> Table:
     """Pretrain, tune and test on one split."""
-    texts, _ = labelled_of(read_rows(str(work / "sms.jsonl")), "text", "label", None)
+    texts, _ = labelled_of(read_rows(str(work / "sms.tsv"), COLUMNS), "text", "label", None)
     cut = stratified(without_duplicates(texts), {"validation": FRACTIONS[0], "test": FRACTIONS[1]}, seed)
     own = work / f"train-{seed}.jsonl"
     own.write_text("".join(json.dumps({"text": one.text}) + "\n" for one in cut["train"]))
@@ -70,7 +66,7 @@ def one_split(seed: int, arguments: argparse.Namespace, work: Path) -> Table:
     )  # fmt: skip
     seconds, cpu = time.perf_counter() - start, used() - cpu
     data = [
-        "--data=ClassificationDataModule", "--data.sources=sms.jsonl", "--data.drop_duplicates=true",
+        "--data=ClassificationDataModule", "--data.sources=sms.tsv", f"--data.columns={json.dumps(COLUMNS)}", "--data.drop_duplicates=true",
         f"--data.split_seed={seed}", f"--data.validation_fraction={FRACTIONS[0]}",
         f"--data.test_fraction={FRACTIONS[1]}", f"--name=sms-{seed}", "--model=ClassificationModule",
         f"--model.checkpoint=runs/base-{seed}", "--checkpoints.monitor=val_loss", "--model.validate_every=50",

@@ -50,6 +50,7 @@ class ClassificationDataModule(FineTuneDataModule):
         validation_sources: records for validation alone.
         test_sources: records for `test` alone.
         predict_sources: texts for `predict`, which need no labels.
+        columns: of .csv and .tsv files without a header, the names of their columns.
         text_field: the column that is the text.
         label_field: the column that is its label.
         separator: texts can have any number of labels, between which this stands (a list in JSON needs none); null:
@@ -82,6 +83,7 @@ class ClassificationDataModule(FineTuneDataModule):
         validation_sources: list[str] | str | None = None,
         test_sources: list[str] | str | None = None,
         predict_sources: list[str] | str | None = None,
+        columns: list[str] | None = None,
         text_field: str = "text",
         label_field: str = "label",
         separator: str | None = None,
@@ -161,7 +163,16 @@ class ClassificationDataModule(FineTuneDataModule):
 
     def recipe_settings(self) -> tuple[str, int, dict[str, Any]]:
         """The name and version of the rows, and the settings on which they depend."""
-        names = ("text_field", "label_field", "separator", "drop_duplicates", "split_seed", "max_length", "keep")
+        names = (
+            "columns",
+            "text_field",
+            "label_field",
+            "separator",
+            "drop_duplicates",
+            "split_seed",
+            "max_length",
+            "keep",
+        )
         return (
             "classified",
             VERSION,
@@ -215,7 +226,7 @@ class ClassificationDataModule(FineTuneDataModule):
 
     def _rows_of(self, split: str) -> Iterator[Row]:
         if self.sources[split] != STDLIB:
-            return read_rows(self.sources[split])
+            return read_rows(self.sources[split], self.hparams["columns"])
         from datamodules.stdlib.areas import passages
 
         return (Row(record, record["source"].__str__) for record in passages())

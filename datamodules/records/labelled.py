@@ -45,7 +45,10 @@ def labelled_of(
             if field is not None and field not in row.fields:
                 names = ", ".join(map(repr, row.fields))
                 setting = "text_field" if field == text_field else "label_field"
-                raise DataError(f"{row.place()} has no column {field!r}, it has {names}; set {setting} to one of them")
+                raise DataError(
+                    f"{row.place()} has no column {field!r}, it has {names}; set {setting} to one of them, or, where "
+                    "a table has no header, columns to its names"
+                )
         text = row.fields[text_field]
         if not isinstance(text, str) or not text.strip():
             empty += 1

@@ -1,7 +1,5 @@
 """Records of any kind from files and data sets: rows of fields, each with the place where it stands."""
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -15,6 +13,7 @@ from datamodules.corpus.reading import hub
 from datamodules.corpus.reading.files import COMPRESSIONS, DAMAGED, open_range, printable, unreadable
 from datamodules.digests import FileDigests
 from datamodules.errors import DataError
+from datamodules.records.tables import rows_of_csv, rows_of_tsv
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow")
 BATCH_ROWS = 1024
@@ -27,19 +26,20 @@ class Row(NamedTuple):
     place: Callable[[], str]
 
 
-def read_rows(sources: str | Sequence[str]) -> Iterator[Row]:
+def read_rows(sources: str | Sequence[str], columns: Sequence[str] | None = None) -> Iterator[Row]:
     """The records of files, folders, globs and data sets, in their order.
 
     Args:
-        sources: .json (an array of objects), .jsonl, .csv and .tsv (with a header), .parquet and .arrow files, the
+        sources: .json (an array of objects), .jsonl, .csv and .tsv, .parquet and .arrow files, the
             texts among them also with .gz or .zst; folders and globs of these; `hf:owner/name[/config][:split]`.
+        columns: of .csv and .tsv files without a header, their names.
 
     Raises:
         DataError: there is nothing, or it cannot be read: file, line, and what to do.
     """
     for source in files_of(sources):
         if isinstance(source, Path):
-            yield from _rows_of_file(source)
+            yield from _rows_of_file(source, columns)
         else:
             yield from _rows_of_hub(source)
 
@@ -87,7 +87,7 @@ def _suffix(path: Path) -> str:
     return (path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path).suffix.lower()
 
 
-def _rows_of_file(path: Path) -> Iterator[Row]:
+def _rows_of_file(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
     suffix = _suffix(path)
     if suffix in (".parquet", ".arrow"):
         yield from _rows_of_columns(path)
@@ -100,7 +100,8 @@ def _rows_of_file(path: Path) -> Iterator[Row]:
     except DAMAGED as error:
         raise unreadable(path, error) from error
     if suffix in (".csv", ".tsv"):
-        yield from _rows_of_table(path, text, "\t" if suffix == ".tsv" else ",")
+        rows = (rows_of_csv if suffix == ".csv" else rows_of_tsv)(path, text, columns)
+        yield from (Row(fields, place) for fields, place in rows)
     elif suffix == ".json" and text.lstrip().startswith("["):
         yield from _rows_of_array(path, text)
     else:
@@ -136,24 +137,6 @@ def _place_in_array(path: Path, text: str, wanted: int) -> str:
         if number < wanted:
             _, at = decoder.raw_decode(text, at)
     return f"{printable(path)} line {text.count(chr(10), 0, at) + 1}"
-
-
-def _rows_of_table(path: Path, text: str, delimiter: str) -> Iterator[Row]:
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # one limit for the whole process: only ever raised
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    begins = 1
-    try:
-        header = next(filter(None, rows), [])
-        begins = rows.line_num + 1
-        for row in rows:
-            place = partial("{} line {}".format, printable(path), begins)
-            if row and len(row) != len(header):
-                raise DataError(f"{place()} has {len(row)} columns, and the header {len(header)}; mend it there")
-            if row:
-                yield Row(dict(zip(header, row, strict=True)), place)
-            begins = rows.line_num + 1
-    except csv.Error as error:
-        raise DataError(f"{printable(path)} line {begins} is not a row ({error}); mend it there") from error
 
 
 def _rows_of_columns(path: Path) -> Iterator[Row]:

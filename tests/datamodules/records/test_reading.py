@@ -97,6 +97,36 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path: Path, name: str, content:
         list(read_rows(str(tmp_path / name)))
 
 
+def test_a_tsv_with_quotes_or_without(tmp_path: Path):
+    (tmp_path / "plain.tsv").write_text('a\tb\r\nham\t"Hi" she said\nspam\t"never closed\n')
+    assert [tuple(row.fields.values()) for row in read_rows(str(tmp_path / "plain.tsv"))] == [
+        ("ham", '"Hi" she said'),
+        ("spam", '"never closed'),
+    ]
+    (tmp_path / "quoted.tsv").write_text('a\tb\nham\t"two\nlines, ""quoted"""\n')
+    assert [row.fields["b"] for row in read_rows(str(tmp_path / "quoted.tsv"))] == ['two\nlines, "quoted"']
+    (tmp_path / "wrong.tsv").write_text('a\tb\nham\t"x" y\n1\n')
+    with pytest.raises(DataError, match=r"wrong.tsv line 2 is not a row"):
+        list(read_rows(str(tmp_path / "wrong.tsv")))
+
+
+@pytest.mark.parametrize(("name", "separator"), [("a.csv", ","), ("a.tsv", "\t")])
+def test_columns_of_a_table_without_a_header(tmp_path: Path, name: str, separator: str):
+    (tmp_path / name).write_text(f"ham{separator}one\nspam{separator}two\n")
+    rows = list(read_rows(str(tmp_path / name), columns=["label", "text"]))
+    assert [row.fields for row in rows] == [{"label": "ham", "text": "one"}, {"label": "spam", "text": "two"}]
+    assert rows[0].place().endswith("line 1")
+    with pytest.raises(DataError, match=r"line 1 has 2 columns, and 3 are named; mend it there"):
+        list(read_rows(str(tmp_path / name), columns=["label", "text", "date"]))
+
+
+def test_sms_spam_is_read_whole(tmp_path: Path, shared_data: Path):
+    messages = (shared_data / "sms-spam" / "SMSSpamCollection").read_bytes()
+    (tmp_path / "sms.tsv").write_bytes(messages)
+    rows = list(read_rows(str(tmp_path / "sms.tsv"), columns=["label", "text"]))
+    assert [f"{row.fields['label']}\t{row.fields['text']}" for row in rows] == messages.decode().splitlines()
+
+
 def test_a_table_leaves_the_tables_of_others_readable(tmp_path: Path):
     (tmp_path / "long.csv").write_text("a\n" + "x" * 200_000 + "\n")
     (tmp_path / "short.csv").write_text("a\n1\n")
