@@ -66,7 +66,8 @@ def one_split(seed: int, arguments: argparse.Namespace, work: Path) -> Table:
     )  # fmt: skip
     seconds, cpu = time.perf_counter() - start, used() - cpu
     data = [
-        "--data=ClassificationDataModule", "--data.sources=sms.tsv", f"--data.columns={json.dumps(COLUMNS)}", "--data.drop_duplicates=true",
+        "--data=ClassificationDataModule", "--data.sources=sms.tsv", f"--data.columns={json.dumps(COLUMNS)}",
+        "--data.drop_duplicates=true",
         f"--data.split_seed={seed}", f"--data.validation_fraction={FRACTIONS[0]}",
         f"--data.test_fraction={FRACTIONS[1]}", f"--name=sms-{seed}", "--model=ClassificationModule",
         f"--model.checkpoint=runs/base-{seed}", "--checkpoints.monitor=val_loss", "--model.validate_every=50",
