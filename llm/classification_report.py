@@ -32,7 +32,7 @@ def print_classification(module: ClassificationModule, data: Any, stage: str, fo
     matrix = None if module.multi_label else confusion(logits, labels)
     console = Console(highlight=False, width=max(110, Console().width))
     console.print(_table(figures, f"\n{split}: {len(labels):,} texts"))
-    if LINEAR not in figures and not module.multi_label:
+    if LINEAR not in figures:
         console.print(INSTALL, markup=False)
     console.print(_class_table(module.labels, classes))
     if matrix is not None and len(matrix) <= MOST_CLASSES:
@@ -81,8 +81,6 @@ def _label(value: Any, module: ClassificationModule) -> str:
 
 def _baselines(data: Any, split: str, labels: Tensor) -> dict[str, dict[str, float]]:
     """The figures of simple methods that were given the same texts."""
-    if data.multi_label:
-        return {}
     train, n_classes = data.rows_of_split("train").labels, len(data.labels)
     found = {MAJORITY: score(majority(train, n_classes, len(labels)), labels)}
     held = data.rows_of_split("validation")

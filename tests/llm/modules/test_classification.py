@@ -176,6 +176,16 @@ def test_baselines_on_the_same_texts():
     assert logits.argmax(1).tolist() == [0, 1]
 
 
+def test_baselines_of_several_labels():
+    train = np.array([[1, 0, 1], [1, 0, 1], [0, 1, 1], [0, 1, 1]], bool)
+    assert torch.allclose(majority(train, 3, 2).sigmoid(), torch.tensor([[0.5, 0.5, 1.0]] * 2))
+    pytest.importorskip("sklearn")
+    texts = ["red apple", "green apple", "blue sky", "grey sky"]
+    logits = linear((texts, train), (texts, train), ["apple here", "sky there"], 3)
+    assert logits is not None
+    assert (logits > 0).tolist() == [[True, False, True], [False, True, True]]
+
+
 def test_a_checkpoint_knows_its_classes_and_its_temperature(folder: Path, tmp_path: Path):
     from llm.classifier import load_classifier
 
