@@ -232,15 +232,7 @@ class InstructionDataModule(FineTuneDataModule):
     def questions(self, n: int) -> list[tuple[list[int], list[int]]]:
         """Of `n` held-out conversations, spread evenly: the ids up to the last answer, and those of that answer."""
         rows = self.rows_of_split("test") or self.rows_of_split("validation")
-        if rows is None:
-            return []
-        store, found = rows.store, []
-        for number in np.unique(np.linspace(0, len(store) - 1, min(n, len(store))).astype(int)):
-            ids, is_target = store[number]
-            last = np.flatnonzero(~is_target)[-1] + 1  # the token after the last that is not to be learnt
-            if last < len(ids):
-                found.append((ids[:last].tolist(), ids[last:].tolist()))
-        return found
+        return [] if rows is None else rows.store.questions(np.arange(len(rows.store)), n)
 
 
 def _conversation(row: Row) -> Conversation:

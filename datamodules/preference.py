@@ -228,6 +228,14 @@ class PreferenceDataModule(FineTuneDataModule):
             self._rows[split] = rows
         return self._rows[split]
 
+    def questions(self, n: int) -> list[tuple[list[int], list[int]]]:
+        """The prompts of `n` held-out items, spread evenly, and their chosen answers, as ids."""
+        rows = self.rows_of_split("test") or self.rows_of_split("validation")
+        if rows is None:
+            return []
+        chosen = rows.items[:, 0]
+        return rows.store.questions(chosen[chosen >= 0], n)
+
     def setup(self, stage: str | None = None) -> None:
         """Open what was prepared and check it against the trainer."""
         self._rows = {}

@@ -47,6 +47,16 @@ class ConversationStore:
         part = slice(int(self.offsets[number]), int(self.offsets[number + 1]))
         return Rendered(self.ids[part].astype(np.int64), self.is_target[part])
 
+    def questions(self, numbers: np.ndarray, n: int) -> list[tuple[list[int], list[int]]]:
+        """Of `n` of these conversations, spread evenly: the ids up to the last answer, and those of that answer."""
+        found = []
+        for at in np.unique(np.linspace(0, len(numbers) - 1, min(n, len(numbers))).astype(int)):
+            ids, is_target = self[numbers[at]]
+            last = np.flatnonzero(~is_target)[-1] + 1  # the token after the last that is not to be learnt
+            if last < len(ids):
+                found.append((ids[:last].tolist(), ids[last:].tolist()))
+        return found
+
     def save(self, folder: Path, split: str) -> None:
         """Write three .npy files."""
         for name in ARRAYS:

@@ -6,14 +6,10 @@ import torch
 from torch import Tensor
 
 from llm.errors import UserError
-from llm.generation import Engine
-from llm.model.parallel import whole_copy
-from llm.modules.finetuning import FineTuneModule
-
-ANSWERED_AT_ONCE = 32  # held-out questions, which decides speed alone
+from llm.modules.answering import AnsweringModule
 
 
-class InstructionModule(FineTuneModule):
+class InstructionModule(AnsweringModule):
     """Next-token prediction of the answers in conversations, scored in nats per target and bits per byte of answers.
 
     Batches have `tokens`, `targets` (-100 where nothing is to be learnt) and `documents`, and `prompt_targets` where
@@ -65,18 +61,3 @@ class InstructionModule(FineTuneModule):
         nll = self.model(tokens, torch.where(is_answer, targets, prompts), documents=documents, each=True)
         nll = (nll * torch.where(is_answer, 1.0, weight)).sum()
         return self.accumulate_loss(nll, is_answer.sum() + weight * is_prompt.sum())
-
-    def answer(self, prompts: list[list[int]], max_new_tokens: int) -> list[tuple[list[int], bool]]:
-        """The likeliest ids after each prompt, and whether the model ended them by itself with an end token."""
-        assert self.model is not None
-        tokenizer = self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]
-        model = self.model if self._device_mesh is None else whole_copy(self.model)
-        stop = {tokenizer.special["<|end|>"], tokenizer.end_of_text}
-        most = self.config.context_length
-        engine = Engine.for_prompts(
-            model, prompts, max_new_tokens, batch_size=ANSWERED_AT_ONCE, stop_ids=stop, temperature=0.0
-        )
-        texts = [engine.submit(prompt[:most], min(max_new_tokens, most - len(prompt[:most])))[0] for prompt in prompts]
-        while engine.step():
-            pass
-        return [(text.tokens, text.finish_reason == "stop") for text in texts]

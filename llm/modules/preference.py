@@ -8,14 +8,14 @@ from torch import Tensor
 
 from llm.errors import UserError
 from llm.model import GPT
-from llm.modules.finetuning import FineTuneModule
+from llm.modules.answering import AnsweringModule
 from llm.modules.preference_losses import Loss, dpo, ipo, kto, simpo
 from llm.modules.preference_metrics import PreferenceScores
 
 MISMATCHED = -1  # kinds of answers, as the data module numbers them: 1 chosen, 0 rejected
 
 
-class PreferenceModule(FineTuneModule):
+class PreferenceModule(AnsweringModule):
     """Makes the better of two answers likelier and the worse one less likely, measured from where it began.
 
     The log-probabilities of all answers under the model to begin with are computed once, before the first step, and
@@ -30,6 +30,8 @@ class PreferenceModule(FineTuneModule):
         beta: how much a log-ratio weighs; low lets the model move further from the reference. SimPO wants about 2.
         label_smoothing: with `dpo`, the share of pairs that are taken to be the wrong way round.
         gamma: with `simpo`, by how much the better answer is to lead.
+        sft_weight: of the chosen answers' mean nats a token, which are added to the loss (Pang et al. 2024, "Iterative
+            reasoning preference optimization", equation 2): a pair alone says nothing against making both unlikely.
         settings: those of FineTuneModule.
     """
 
@@ -40,6 +42,7 @@ class PreferenceModule(FineTuneModule):
         beta: float = 0.1,
         label_smoothing: float = 0.0,
         gamma: float = 0.5,
+        sft_weight: float = 0.0,
         **settings: Any,
     ) -> None:
         super().__init__(checkpoint, **settings)
@@ -47,6 +50,8 @@ class PreferenceModule(FineTuneModule):
             raise UserError(f"model.beta is {beta}: it must be above 0")
         if not 0 <= label_smoothing < 0.5:
             raise UserError(f"model.label_smoothing is {label_smoothing}: it can be 0 to below 0.5")
+        if sft_weight < 0:
+            raise UserError(f"model.sft_weight is {sft_weight}: it can be 0 or more")
         for name, value, usual, of in (
             ("label_smoothing", label_smoothing, 0.0, "dpo"),
             ("gamma", gamma, 0.5, "simpo"),
@@ -155,6 +160,9 @@ class PreferenceModule(FineTuneModule):
         else:
             each = log_p / lengths
             losses = simpo(each[chosen], each[rejected], settings["beta"], settings["gamma"])
+        if settings["sft_weight"]:
+            nats = -settings["sft_weight"] * log_p / lengths
+            losses = losses + (torch.where(chosen, nats, 0) if settings["loss"] == "kto" else nats[chosen])
         if not training:
             self.scores.update(losses, rewards, kinds, lengths, ratios, paired)
         return losses

@@ -80,13 +80,42 @@ def tune(folder: Path, steps: int = 3, data: dict[str, Any] | None = None, **set
     return module
 
 
+@pytest.mark.parametrize("sft_weight", [0.0, 0.5])
 @pytest.mark.parametrize("loss", ["dpo", "ipo", "simpo", "kto"])
-def test_a_step_does_not_depend_on_how_it_is_cut_into_batches(folder: Path, loss: str):
-    whole, pieces = (tune(folder, loss=loss, data={"batch_size": size}) for size in (8, 1))
+def test_a_step_does_not_depend_on_how_it_is_cut_into_batches(folder: Path, loss: str, sft_weight: float):
+    whole, pieces = (tune(folder, loss=loss, sft_weight=sft_weight, data={"batch_size": size}) for size in (8, 1))
     for one, other in zip(whole.gradients, pieces.gradients, strict=True):
         for name, gradient in one.items():
             assert (gradient - other[name]).norm() <= 1e-4 * gradient.norm() + 1e-8, name
     assert whole.after == pytest.approx(pieces.after, rel=1e-3)
+
+
+@pytest.mark.parametrize("loss", ["dpo", "kto"])
+def test_the_chosen_answers_are_learnt_beside_the_comparison(folder: Path, loss: str):
+    alone, beside = (tune(folder, loss=loss, sft_weight=weight) for weight in (0.0, 2.0))
+    scored = make_trainer().predict(PreferenceModule(str(folder / "base.ckpt")), datamodule=data_of(folder))
+    assert scored is not None
+    nats = [
+        -float(log_p) / int(tokens)
+        for batch in scored
+        for log_p, tokens, kind in zip(batch["log_p"], batch["tokens"], batch["kinds"], strict=True)  # type: ignore[call-overload,index]
+        if kind == 1
+    ]
+    added = beside.before["val_loss"] - alone.before["val_loss"]
+    per_item = 2.0 * sum(nats) / len(nats)
+    assert added == pytest.approx(per_item if loss == "dpo" else per_item / 2, rel=1e-4)
+    assert beside.after["val_reward_chosen"] > alone.after["val_reward_chosen"]
+
+
+def test_held_out_prompts_are_asked_for_their_chosen_answer(folder: Path):
+    data = data_of(folder)
+    data.prepare_data()
+    data.setup()
+    asked = [(data.tokenizer.decode(prompt), data.tokenizer.decode(answer)) for prompt, answer in data.questions(5)]
+    assert len(asked) == 5
+    for prompt, answer in asked:
+        number = prompt.split("say ")[1].split("<|end|>")[0]
+        assert answer == f"please: {number}.<|end|>"
 
 
 def test_single_answers_and_pairs_by_kto(folder: Path):
@@ -156,6 +185,7 @@ def test_a_resumed_run_keeps_the_reference(folder: Path, tmp_path: Path):
         ({"beta": 0.0}, "model.beta is 0.0: it must be above 0"),
         ({"label_smoothing": 0.5}, "model.label_smoothing is 0.5"),
         ({"label_smoothing": 0.1, "loss": "ipo"}, "model.label_smoothing goes with loss dpo, not ipo"),
+        ({"sft_weight": -1.0}, "model.sft_weight is -1.0: it can be 0 or more"),
         ({"gamma": 1.0}, "model.gamma goes with loss simpo, not dpo"),
     ],
 )
