@@ -274,6 +274,7 @@ def _lock(cache_dir: Path, name: str, *, wait: bool) -> Iterator[None]:
                     yield
                 finally:
                     path.unlink(missing_ok=True)
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)  # or a process that was forked meanwhile would keep it
                 return
             # its holder removed the file between our open and our lock: that lock guards nothing, so take a new one
         finally:

@@ -1,5 +1,6 @@
 """From a bucket (a local S3) come the batches of the disk, fetched in parts (B23, B24)."""
 
+import fcntl
 import multiprocessing
 import os
 import shutil
@@ -15,7 +16,7 @@ from support.command_line import TINY, llm, write_texts
 
 from datamodules import PretrainDataModule
 from datamodules.errors import DataError
-from datamodules.tokens.cache import RemoteFiles
+from datamodules.tokens.cache import RemoteFiles, _locked
 from datamodules.tokens.store import ShardedTokens
 
 moto = pytest.importorskip("moto.server")
@@ -161,6 +162,23 @@ def test_a_connection_is_not_taken_over_by_a_forked_worker(url: str, local: Path
     worker.start()
     worker.join(60)
     assert worker.exitcode == 0
+
+
+def test_a_worker_that_is_forked_while_a_file_is_fetched_does_not_keep_its_lock(tmp_path: Path) -> None:
+    lock, (end, begin) = tmp_path / "lock", os.pipe()
+    with _locked(lock):
+        worker = os.fork()
+        if not worker:
+            os.close(begin)
+            os.read(end, 1)  # until the test is over
+            os._exit(0)
+    os.close(end)
+    try:
+        with lock.open() as other:
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError where it is still held
+    finally:
+        os.close(begin)
+        os.waitpid(worker, 0)
 
 
 def test_files_are_there_before_they_are_read_and_the_bound_holds(
