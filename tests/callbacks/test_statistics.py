@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,10 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from support.command_line import TINY, llm, write_texts
 from support.fake_data import ListDataModule, make_batch, make_module, make_trainer
+from support.ranks import run_ranks
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -117,9 +115,7 @@ def test_a_number_that_cannot_be_is_named():
         Statistics(every_n_steps=0)
 
 
-def sharded(rank: int, port: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def sharded(rank: int, folder: Path) -> None:
     net = Net()
     whole = norms_by_layer(net, dict(net.named_parameters()))
     mesh = init_device_mesh("cpu", (2,))
@@ -127,8 +123,6 @@ def sharded(rank: int, port: int, folder: Path) -> None:
         fully_shard(block, mesh=mesh)
     parts = norms_by_layer(net, dict(net.named_parameters()))
     (folder / f"{rank}.json").write_text(json.dumps([whole, parts]))
-    dist.barrier()  # a rank that leaves while the other still talks to it can take gloo's threads down
-    dist.destroy_process_group()
 
 
 class Net(nn.Module):
@@ -140,10 +134,7 @@ class Net(nn.Module):
 
 
 def test_norms_of_sharded_weights_are_of_whole_ones(tmp_path: Path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(sharded, (port, tmp_path), nprocs=2)
+    run_ranks(sharded, tmp_path)
     for rank in (0, 1):
         whole, parts = json.loads((tmp_path / f"{rank}.json").read_text())
         assert list(whole) == ["blocks.0", "blocks.1", "blocks.2", "head"]

@@ -1,6 +1,5 @@
 """The balance of experts moves once an optimizer step, by the load of the whole global batch, and is kept."""
 
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from support.fake_data import TINY, ListDataModule, make_batch, make_module, make_trainer
+from support.ranks import run_ranks
 from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -128,10 +128,8 @@ SHAPE = {"vocab_size": 32, "context_length": 8, "n_layers": 2, "d_model": 16, "n
 WAYS = ("ddp", "fsdp2")
 
 
-def _train(rank: int, port: int, results: Any) -> None:
+def _train(rank: int, results: Any) -> None:
     """Two micro-batches a step, three steps, on one of two ranks; gradients are averaged over ranks."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
 
     def over_ranks(tensor: Tensor) -> Tensor:
         dist.all_reduce(tensor)
@@ -154,7 +152,6 @@ def _train(rank: int, port: int, results: Any) -> None:
         gradient = model.blocks[0].feedforward.experts.up.grad
         whole = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
         results[way, rank] = (float(share), balance_of(model).tolist(), whole.tolist())
-    dist.destroy_process_group()
 
 
 def _rows(step: int) -> Tensor:
@@ -162,12 +159,9 @@ def _rows(step: int) -> Tensor:
 
 
 def test_two_processes_move_it_as_one():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     with multiprocessing.Manager() as manager:
         shared = manager.dict()
-        multiprocessing.spawn(_train, (port, shared), nprocs=2)
+        run_ranks(_train, shared)
         results = dict(shared)
     assert set(results) == {(way, rank) for way in WAYS for rank in (0, 1)}
     model = GPT(GPTConfig(**SHAPE))

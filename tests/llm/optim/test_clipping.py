@@ -1,15 +1,12 @@
 """The norm of all gradients is that of one process, however parameters lie on processes; clipping follows it."""
 
 import math
-import socket
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from lightning import Callback
 from support.fake_data import ListDataModule, make_batch, make_module, make_trainer
+from support.ranks import run_ranks
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -102,25 +99,19 @@ PLACEMENTS = {
 SHARDINGS = ["none", "fsdp2", "tensor parallel", "one part"]
 
 
-def process(rank, port, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def process(rank, folder):
     found = {name: of_model(rank, name) for name in SHARDINGS}
     found |= {name: of_placements(*layout) for name, layout in PLACEMENTS.items()}
     values = distribute_tensor(torch.arange(-3.0, 4.0), init_device_mesh("cpu", (2,)), [Shard(0)])
     clip_by_value([values], 1.5)
     found["by value"] = values.full_tensor()
     torch.save(found, folder / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(process, (port, Path(folder)), nprocs=2)
+    run_ranks(process, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 

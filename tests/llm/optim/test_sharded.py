@@ -1,12 +1,8 @@
 """Two processes that share every matrix (FSDP2) or hold it whole (DDP) step as one process does."""
 
-import socket
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from support.ranks import run_ranks
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -54,9 +50,7 @@ def whole_weights(net):
     return [(p.full_tensor() if isinstance(p, DTensor) else p).detach().clone() for p in net.parameters()]
 
 
-def process(rank, port, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def process(rank, folder):
     sharded = Net()
     fully_shard(sharded, mesh=init_device_mesh("cpu", (2,)))
     train(sharded, optimizer := optimizer_of(sharded, None), rank)
@@ -65,16 +59,12 @@ def process(rank, port, folder):
     train(nn.parallel.DistributedDataParallel(copied), optimizer_of(copied, "bfloat16"), rank)
     results = {"sharded": whole_weights(sharded), "copied": whole_weights(copied)}
     torch.save(results, folder / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(process, (port, Path(folder)), nprocs=2)
+    run_ranks(process, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
