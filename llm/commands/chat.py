@@ -1,9 +1,9 @@
 """`python -m llm chat`: a conversation with a model, in a terminal or a pipe."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from llm.commands.generate import prompt_from_input
 from llm.commands.parser import CommandParser
 from llm.commands.sampling_options import add_adapter_option, add_sampling_options, sampling_settings
 from llm.errors import UserError
@@ -13,8 +13,8 @@ def parser() -> CommandParser:
     """The options of `chat`."""
     options = CommandParser(
         "chat",
-        "Talk with a model that was trained on conversations. In a terminal /help lists what can be done besides "
-        "talking; in a pipe each line of standard input is a message, and standard output gets the answers alone.",
+        "Talk with a model that was trained on conversations; /help lists what can be done besides talking. In a pipe "
+        "each line of standard input is a message, and standard output gets the answers alone.",
     )
     options.add_argument("--checkpoint", required=True, help="a .ckpt file, or the folder of a run (its best one)")
     add_adapter_option(options)
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
     from llm.adapted_model import open_with_adapters
     from llm.checkpoint import TENSORS, read_checkpoint
     from llm.generation.chat import Chat
-    from llm.generation.terminal import talk
+    from llm.generation.terminal import answer_lines, talk, write
     from llm.host_memory import keep_freed_memory
     from llm.model import fuse_projections
     from llm.run import find_checkpoint
@@ -51,24 +51,19 @@ def main(arguments: list[str]) -> int:
     if options.conversation is not None:
         chat.load(Path(options.conversation))
     if options.message is not None:
-        say_all(chat, [options.message])
-    elif not sys.stdin.isatty():
-        say_all(chat, [line for line in prompt_from_input().split("\n") if line.strip()])
-    else:
+        write(chat.say(options.message))
+    elif sys.stdin.isatty():
         talk(chat, adapters)
+    else:
+        answer_lines(chat, adapters, lines_of_input())
     return 0
 
 
-def say_all(chat: "object", messages: list[str]) -> None:
-    """Print the answer to each message on standard output."""
-    from llm.generation.chat import Chat
-    from llm.generation.terminal import printable
-
-    assert isinstance(chat, Chat)
-    if not messages:
-        raise UserError("standard input holds no message: write one a line")
-    for message in messages:
-        for piece in chat.say(message):
-            sys.stdout.write(printable(piece))
-            sys.stdout.flush()
-        sys.stdout.write("\n")
+def lines_of_input() -> Iterator[str]:
+    """The lines of standard input, as they come; UserError where one is no text."""
+    try:
+        for line in sys.stdin:
+            line.encode()  # in some locales Python lets bytes through that are no UTF-8
+            yield line.rstrip("\n")
+    except UnicodeError as error:
+        raise UserError("a message from standard input is not valid UTF-8; convert it first") from error

@@ -1,9 +1,10 @@
-"""A conversation in a terminal: what is typed, what is shown, and the words that begin with a slash."""
+"""A conversation in a terminal or a pipe: what is typed, what is shown, and the words that begin with a slash."""
 
 import atexit
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -61,6 +62,31 @@ def talk(chat: Chat, adapters: Sequence[str] = (), read: Callable[[str], str] = 
             console.print(Text(str(error), style="red"))
         except EOFError:
             return
+
+
+def answer_lines(chat: Chat, adapters: Sequence[str], lines: Iterable[str]) -> None:
+    """Answer each line as it comes: standard output gets the answers alone, standard error what else is told."""
+    commands = Commands(chat, adapters, Console(stderr=True, highlight=False, soft_wrap=True))
+    empty = True
+    for line in filter(str.strip, lines):
+        empty = False
+        try:
+            answer = commands.run(line) if line.startswith("/") else chat.say(line)
+        except EOFError:
+            return
+        if answer is not None:
+            write(answer)
+    if empty:
+        raise UserError("standard input holds no message: write one a line")
+
+
+def write(answer: Iterable[str]) -> None:
+    """Write an answer on standard output while it comes."""
+    for piece in answer:
+        sys.stdout.write(printable(piece))
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    sys.stdout.flush()
 
 
 def show(chat: Chat, answer: Iterator[str], console: Console) -> None:

@@ -1,5 +1,6 @@
 """`chat` in a pipe, and beside adapters."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,31 @@ def test_in_a_pipe_each_line_is_a_message(folder: Path):
     alone = llm("chat", *flags, "--message=sum of 1 and 2?", folder=folder)
     assert done.stdout.startswith(alone.stdout)
     assert len(done.stdout) > len(alone.stdout)
+
+
+def test_in_a_pipe_there_are_the_commands_of_a_terminal(folder: Path):
+    flags = ["--checkpoint=base.ckpt", "--max_new_tokens=5", "--temperature=0"]
+    said = [
+        "sum of 1 and 2?",
+        "/regenerate",
+        "/system Be brief.",
+        "sum of 1 and 2?",
+        "/save talk.json",
+        "/help",
+        "/exit",
+    ]
+    done = llm("chat", *flags, folder=folder, input="\n".join([*said, "never said"]))
+    assert done.returncode == 0, done.stderr
+    first, again, *_ = done.stdout.split("\n")
+    assert first == again
+    assert "saved: talk.json" in done.stderr
+    assert "/regenerate" in done.stderr  # what /help tells is no answer
+    assert "/regenerate" not in done.stdout
+    turns = json.loads((folder / "talk.json").read_text())["messages"]
+    assert [turn["content"] for turn in turns[:2]] == ["Be brief.", "sum of 1 and 2?"]
+    assert [turn["role"] for turn in turns] == ["system", "user", "assistant"]
+    done = llm("chat", *flags, folder=folder, input="/regenrate\n")
+    assert_one_sentence(done.returncode, done.stderr, 1, "no command '/regenrate'; did you mean '/regenerate'?")
 
 
 def test_a_model_that_knows_no_conversations_is_told_of(folder: Path):
